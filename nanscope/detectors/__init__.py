@@ -1,0 +1,1 @@
+"""One question per file: detectors look at a run and return findings."""

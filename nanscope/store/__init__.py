@@ -1,0 +1,1 @@
+"""The run file: the only place that knows h5py."""

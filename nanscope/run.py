@@ -1,8 +1,8 @@
 """`Run`: one recorded training, as every analysis and every screen sees it.
 
 A run is a table: one row per step, one float32 column per measured quantity. A column belongs to a site and
-a stat (`fc2.output`, `l2`) or is a scalar (`loss`). Rows come from a `Source`: the run file's reader, or arrays
-in memory (tests). Nothing here imports torch or h5py.
+a stat (`fc2.output`, `l2`) or is a scalar (`loss`). Rows come from a `Source`: the run file's reader, or
+arrays in memory (tests). Nothing here imports torch or h5py.
 
 A NaN in a column is data: the tensor's norm was NaN. A quantity that was not measured at a step holds
 `MISSING`, a NaN with a payload of its own (R does the same for its NA), so that the two are never confused.
@@ -49,7 +49,8 @@ SCALARS: Mapping[str, str] = {
 
 def is_missing(values: Floats) -> Bools:
     """Where nothing was measured (not the same as NaN, which is a measurement)."""
-    return np.equal(np.ascontiguousarray(values, np.float32).view(np.uint32), MISSING_BITS)
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return np.equal(bits, MISSING_BITS)
 
 
 def is_nonfinite(values: Floats) -> Bools:
@@ -59,7 +60,10 @@ def is_nonfinite(values: Floats) -> Bools:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One float32 per step: a stat of a site, or a scalar (then `site` is None and `stat` its name)."""
+    """One float32 per step: a stat of a site, or a scalar (then `site` is None and `stat` its name).
+
+    A scalar with an empty name is spare: the writer gives it a name when the user logs a scalar of his own.
+    """
 
     site: Site | None
     stat: str
@@ -127,7 +131,8 @@ class Run:
 
     Attributes:
         name: the file's path as given, or any word for a run in memory; for display.
-        state: `live`, `finished`, `interrupted`, `failed` (the training raised), `killed` (no writer is left).
+        state: `live`, `finished`, `interrupted`, `failed` (the training raised), `killed` (the writer is gone,
+            and did not close the file).
         events: what the recorder noted beside the rows, oldest first; each a dict with `kind` and `step`.
         epochs: evaluations, oldest first.
         lost: what could not be recorded or read, in words; empty in a sound run.
@@ -152,7 +157,7 @@ class Run:
     @cached_property
     def scalars(self) -> tuple[str, ...]:
         """Names of the scalars, in the order of the columns."""
-        return tuple(c.stat for c in self.header.columns if c.site is None)
+        return tuple(c.stat for c in self.header.columns if c.site is None and c.stat)
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:

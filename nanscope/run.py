@@ -131,8 +131,8 @@ class Run:
 
     Attributes:
         name: the file's path as given, or any word for a run in memory; for display.
-        state: `live`, `finished`, `interrupted`, `failed` (the training raised), `killed` (the writer is gone,
-            and did not close the file).
+        state: `live`, `finished`, `interrupted`, `failed` (the training raised), `killed` (its writer is
+            gone and did not close the file).
         events: what the recorder noted beside the rows, oldest first; each a dict with `kind` and `step`.
         epochs: evaluations, oldest first.
         lost: what could not be recorded or read, in words; empty in a sound run.

@@ -1,0 +1,212 @@
+"""Does a model with a finite loss give the same answer whatever it is shown?
+
+During training at batch size 1 a collapsed model still "predicts" many classes, because every update moves
+the last bias towards the latest label. What the predictions are is therefore weak evidence; that they cannot
+depend on the input (a layer that is exactly zero, logits that do not move) is strong evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanscope.detectors._births import lasting
+from nanscope.detectors._rows import batch_rows, block_mean, measured, sites_of, step_of, value_at
+from nanscope.detectors.nan_predictions import class_names
+from nanscope.run import Run, is_missing
+from nanscope.values import Finding, Kind, Severity, Site
+
+SAMPLES, ROWS = 1000, 50
+"""A window holds at least this many of both: with 10 balanced classes, the chance that 1,000 healthy
+predictions fall to 90 % into one class is below 1e-700 (binomial tail), so noise alone cannot fire."""
+ZERO_SAMPLES, ZERO_ROWS, ZERO_SHARE = 300, 20, 0.5
+"""A layer that is exactly zero for half of the batches of such a window, with a loss of guessing."""
+STILL = 1e-3
+CONCENTRATED = 1.5
+BALANCED = 0.8
+WHOLE = 0.995
+STALLED = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A run cut into windows of equal length.
+
+    Attributes:
+        rows: rows per window.
+        loss: mean loss, shape (windows,).
+        predicted: share of each class among the predictions, shape (windows, classes).
+    """
+
+    rows: int
+    loss: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+
+
+def class_collapse(run: Run) -> Iterable[Finding]:
+    """NS202 dead layer, NS203 constant logits, NS205 one class for another reason; the first that is proved."""
+    if lasting(run) is not None or not run.has(None, "loss"):
+        return
+    rows = window_rows(run)
+    last = run.scalar("loss", max(0, len(run) - rows))
+    if len(run) < rows or not at_chance(run, float(np.mean(last[np.isfinite(last)], dtype=np.float64))):
+        return
+    view = windows(run)
+    found = _dead_layer(run, view) or _constant_logits(run, view) or _one_class(run, view)
+    if found:
+        yield found
+
+
+def window_rows(run: Run) -> int:
+    """Rows of a window that is large enough to judge by."""
+    return max(ROWS, math.ceil(SAMPLES / batch_rows(run)))
+
+
+def windows(run: Run) -> Windows:
+    """The whole run in such windows, aligned to its end."""
+    block = window_rows(run)
+    loss = block_mean(run, "loss", block, len(run))
+    counts = np.array([block_mean(run, name, block, len(run)) for name in class_names(run)]).T
+    total = counts.sum(1, keepdims=True) if counts.size else counts
+    return Windows(block, loss, np.divide(counts, total, out=np.zeros_like(counts), where=total > 0))
+
+
+def at_chance(run: Run, loss: float) -> bool:
+    """Whether a loss is about that of guessing (cross-entropy), and not far below the untrained model's."""
+    first = value_at(run, None, "loss", 0)
+    untrained = first is None or loss >= 0.5 * first
+    classes = len(class_names(run))
+    return untrained and (classes < 2 or loss >= 0.8 * _entropy(label_shares(run), classes))
+
+
+def label_shares(run: Run) -> tuple[float, ...]:
+    """Share of each class among the training labels; empty where the run file does not say."""
+    counts = run.header.config.get("label_counts") or ()
+    total = sum(counts)
+    return tuple(count / total for count in counts) if total else ()
+
+
+def _entropy(shares: tuple[float, ...], classes: int) -> float:
+    """Loss (nats) of the best constant answer: Shannon entropy of the labels."""
+    return -sum(p * math.log(p) for p in shares if p) if shares else math.log(classes)
+
+
+def effective_classes(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """exp of the entropy: 1 when all predictions are one class, C when they are even; shape (windows,)."""
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return np.asarray(np.exp(-(shares * logs).sum(-1)), np.float64)
+
+
+def _tail(flags: NDArray[np.bool_]) -> int | None:
+    """Index of the first window of the unbroken run of flags at the end; None if the last one is not set."""
+    if not flags.size or not flags[-1]:
+        return None
+    clear = np.flatnonzero(~flags)
+    return int(clear[-1]) + 1 if clear.size else 0
+
+
+def _report(run: Run, view: Windows, rule: str, slug: str, row: int, why: str, site: Site | None = None) -> Finding:
+    shares = view.predicted[-1] if view.predicted.size else np.zeros(0)
+    loss = float(view.loss[-1])
+    top = int(shares.argmax()) if shares.size else None
+    evidence = {"window": view.rows, "loss": loss, "chance": _entropy(label_shares(run), max(1, len(shares)))}
+    if top is not None:
+        evidence |= {"top_class": top, "top_share": float(shares[top]), "classes": float(effective_classes(shares))}
+    evidence["rows"] = len(run) - row
+    message = f"since step {step_of(run, row)} {why}; the loss is finite ({loss:.3g} over the last {view.rows} steps)"
+    return Finding(rule, slug, Severity.ERROR, step_of(run, row), message, site, None, evidence)
+
+
+def _dead_layer(run: Run, view: Windows) -> Finding | None:
+    """A hidden output that is exactly zero for most batches: all of them get the same answer."""
+    rows = max(ZERO_ROWS, math.ceil(ZERO_SAMPLES / batch_rows(run)))
+    for site in sites_of(run, Kind.OUTPUT):
+        zero = _zero_shares(run, site, rows)
+        first = _tail(zero >= ZERO_SHARE)
+        if first is not None:
+            row = len(run) - (zero.size - first) * rows
+            why = (
+                f"every unit of {site} is zero in {zero[-1]:.0%} of the steps (the last {rows}): what comes "
+                "after it gives them all the same answer"
+            )
+            return _report(run, view, "NS202", "dead-layer-collapse", row, why, site)
+    return None
+
+
+def _zero_shares(run: Run, site: Site, rows: int) -> NDArray[np.float64]:
+    """Share of the steps in which the output was exactly zero, window by window up to the end."""
+    count = len(run) // rows
+    norms = run.series(site, "l2", len(run) - count * rows)
+    if not (norms[-rows:] == 0).any():
+        return np.zeros(count)
+    return np.asarray((norms == 0).reshape(count, rows).mean(1), np.float64)
+
+
+def _constant_logits(run: Run, view: Windows) -> Finding | None:
+    """Logits that stay put while the inputs change: told by the margin, which differs from sample to sample."""
+    # In a large batch the mean margin hardly moves in a healthy run either.
+    if batch_rows(run) > 64 or not _inputs_vary(run, view.rows):
+        return None
+    start = len(run) - view.rows
+    spread = _relative_moves(measured(run, None, "logits_margin", start, len(run))[1])
+    if spread is None or spread > STILL or effective_classes(view.predicted[-1:])[0] > CONCENTRATED:
+        return None
+    why = f"the logits do not follow the input (their margin moves by {spread:.1e} of itself from step to step)"
+    return _report(run, view, "NS203", "constant-logits", start, why)
+
+
+def _inputs_vary(run: Run, rows: int) -> bool:
+    moves = (_relative_moves(measured(run, s, "l2", len(run) - rows, len(run))[1]) for s in sites_of(run, Kind.INPUT))
+    return any(move is not None and move > STILL for move in moves)
+
+
+def _relative_moves(values: NDArray[np.float32]) -> float | None:
+    """Median move between neighbours relative to the median size; None below 2 values."""
+    if values.size < 2:
+        return None
+    size = float(np.median(np.abs(values)))
+    move = float(np.median(np.abs(np.diff(values.astype(np.float64)))))
+    return move / size if size else 0.0
+
+
+def _one_class(run: Run, view: Windows) -> Finding | None:
+    """One class for (nearly) everything, with labels that are mixed and a loss that does not fall."""
+    stalled = view.loss.size >= 2 and view.loss[-1] > STALLED * view.loss[-2]
+    if not stalled or max(label_shares(run), default=0.0) >= BALANCED:
+        return None
+    return _in_evaluation(run, view) or _in_training(run, view)
+
+
+def _in_evaluation(run: Run, view: Windows) -> Finding | None:
+    """The last evaluation predicts one class although it shows several."""
+    confusion = np.array(run.epochs[-1].confusion if run.epochs else (), np.float64)
+    if confusion.ndim != 2 or not confusion.sum() or confusion.sum(1).max() >= BALANCED * confusion.sum():
+        return None
+    shares = confusion.sum(0) / confusion.sum()
+    top = int(shares.argmax())
+    if shares[top] < WHOLE:
+        return None
+    why = f"the model does not get better than guessing: the last evaluation predicts class {top} for {shares[top]:.1%} of the samples"
+    row = len(run) - 2 * view.rows
+    return _report(run, view, "NS205", "class-collapse", row, why)
+
+
+def _in_training(run: Run, view: Windows) -> Finding | None:
+    """Predictions narrowed down to about one class in a model that had told more apart."""
+    if not view.predicted.size:
+        return None
+    spread = effective_classes(view.predicted)
+    first = _tail(spread <= CONCENTRATED)
+    # Narrow from the first window on may be a model that has not learnt yet: no collapse is claimed.
+    if not first or spread[:first].max() < 2 * CONCENTRATED:
+        return None
+    top = int(view.predicted[-1].argmax())
+    why = (
+        f"{view.predicted[-1, top]:.0%} of the predictions are class {top}, where the model had told "
+        f"{spread[:first].max():.1f} classes apart"
+    )
+    return _report(run, view, "NS205", "class-collapse", len(run) - (spread.size - first) * view.rows, why)

@@ -1,0 +1,81 @@
+"""Does a parameter stay exactly the same although it should learn?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanscope.detectors._births import finite_rows
+from nanscope.detectors._rows import measured, sites_of, step_of
+from nanscope.run import Run
+from nanscope.values import Finding, Kind, Severity, Site
+
+MEASUREMENTS, ROWS = 4, 200
+VISIBLE = 1e-3
+"""Sum of lr * gradient norm, relative to the weight norm, from which a float32 norm is sure to move."""
+
+
+def frozen_weights(run: Run) -> Iterable[Finding]:
+    """NS305: norms of parameters are bitwise constant; one finding per reason, naming all of them."""
+    stop = finite_rows(run)
+    still = [still for site in sites_of(run, Kind.WEIGHT) if (still := _still(run, site, stop)) is not None]
+    for why in dict.fromkeys(each.why for each in still):
+        yield _finding(run, why, [each for each in still if each.why == why])
+
+
+@dataclass(frozen=True, slots=True)
+class _Still:
+    site: Site
+    start: int
+    end: int
+    norm: float
+    why: str
+
+
+def _finding(run: Run, why: str, still: list[_Still]) -> Finding:
+    first = min(still, key=lambda each: each.start)
+    names = tuple(str(each.site) for each in still)
+    who = names[0] if len(names) == 1 else f"{len(names)} parameters, {first.site} first,"
+    verb = "does" if len(names) == 1 else "do"
+    start, end = step_of(run, first.start), step_of(run, first.end)
+    return Finding(
+        "NS305",
+        "frozen-weights",
+        Severity.WARNING,
+        start,
+        f"{who} {verb} not change from step {start} to {end}: {why}",
+        first.site,
+        None,
+        {"norm": first.norm, "last_step": end, "why": why, "sites": names},
+    )
+
+
+def _still(run: Run, site: Site, stop: int) -> _Still | None:
+    """The constant stretch at the end of a parameter's norms, if it is long and there is a reason to mind it."""
+    rows, norms = measured(run, site, "l2", 0, stop)
+    moved = np.flatnonzero(norms != norms[-1]) if norms.size else np.zeros(0, np.int64)
+    first = int(moved[-1]) + 1 if moved.size else 0
+    if norms.size - first < MEASUREMENTS or rows[-1] - rows[first] < ROWS:
+        return None
+    start, end, norm = int(rows[first]), int(rows[-1]), float(norms[-1])
+    why = _why(run, site, start + 1, end + 1, norm)
+    return _Still(site, start, end, norm, why) if why else None
+
+
+def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
+    """The reason in words; None where nothing was to be expected (no gradient on record, or too small a one)."""
+    grad = next((s for s in sites_of(run, Kind.GRAD) if s.name == site.name), None)
+    grads = measured(run, grad, "l2", start, end)[1] if grad else np.zeros(0, np.float32)
+    if not grads.size:
+        return None
+    if not grads.any():
+        return "the gradient is exactly zero"
+    lr = measured(run, None, "lr", start, end)[1] if run.has(None, "lr") else np.zeros(0, np.float32)
+    if lr.size and not lr.any():
+        return "the learning rate is zero"
+    expected = float(np.mean(lr, dtype=np.float64)) * float(np.sum(grads, dtype=np.float64)) if lr.size else 0.0
+    if expected <= VISIBLE * norm:
+        return None
+    return "there is a gradient; the optimizer does not use it, or the update is lost in rounding"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanscope.diagnose import diagnose
     from nanscope.errors import NanscopeError, NonFiniteError
-    from nanscope.recorder import Recorder, record
+    from nanscope.recording.recorder import Recorder, record
     from nanscope.store.reader import open_run
 
 __version__ = "0.1.0"
@@ -19,10 +19,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "NanscopeError": "nanscope.errors",
     "NonFiniteError": "nanscope.errors",
-    "Recorder": "nanscope.recorder",
+    "Recorder": "nanscope.recording.recorder",
     "diagnose": "nanscope.diagnose",
     "open_run": "nanscope.store.reader",
-    "record": "nanscope.recorder",
+    "record": "nanscope.recording.recorder",
 }
 
 __all__ = ["NanscopeError", "NonFiniteError", "Recorder", "__version__", "diagnose", "open_run", "record"]

@@ -1,0 +1,1 @@
+"""The recording side: everything that touches live tensors."""

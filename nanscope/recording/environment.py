@@ -1,0 +1,58 @@
+"""What a run file says about the job beside its numbers: versions, device, seed, command, model structure."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanscope import __version__
+
+
+def environment(model: nn.Module) -> Mapping[str, Any]:
+    """Versions, device, dtype, seed and command of this process, as JSON types."""
+    first = next(model.parameters(), None)
+    return {
+        "nanscope": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu" if first is None else str(first.device),
+        "dtype": "" if first is None else str(first.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": torch.initial_seed(),
+        "argv": list(sys.argv),
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the working directory, None outside a repository or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def structure(model: nn.Module) -> tuple[Mapping[str, Any], ...]:
+    """One entry per module: fqn, type, and the shapes of the parameters that it holds itself."""
+    return tuple(
+        {
+            "name": name,
+            "type": type(module).__name__,
+            "parameters": {key: list(p.shape) for key, p in module.named_parameters(recurse=False)},
+        }
+        for name, module in model.named_modules()
+    )

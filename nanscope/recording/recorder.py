@@ -1,0 +1,396 @@
+"""`record`: watch an ordinary training loop and write what it does to a run file.
+
+The order of events in one step:
+
+    forward of the root    the probes collect references
+    backward()             when it returns, everything is measured in a few batched calls
+    optimizer.step()       when it returns, the parameters are looked at (now and then) and the row is written
+
+Nothing is changed in the model, the optimizer or the random state. If the recorder itself fails, it says so
+once and steps aside; the training goes on.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import optimizer as every_optimizer
+
+from nanscope.errors import NonFiniteError, UsageError
+from nanscope.recording import backward, factors, measure, stats
+from nanscope.recording.environment import environment, structure
+from nanscope.recording.ledger import Latest, Ledger, OpenStep, Trouble
+from nanscope.recording.places import Layout, Places
+from nanscope.recording.probes import Probes
+from nanscope.recording.scalars import scalar_names
+from nanscope.recording.sink import Sink
+from nanscope.recording.transfer import Reading
+from nanscope.recording.units import Units
+from nanscope.run import Header
+from nanscope.values import Epoch
+
+OnNonfinite = Literal["record", "raise", "stop"]
+T = TypeVar("T")
+
+_recorded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+class _Stop(BaseException):
+    """Leaves the `with` block; no `except Exception` in the loop catches it."""
+
+
+def record(
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    path: str | Path | None = None,
+    *,
+    on_nonfinite: OnNonfinite = "record",
+    config: Mapping[str, Any] | None = None,
+    capacity: int | None = None,
+    logits: str | None = None,
+) -> Recorder:
+    """Record every step of the training in a `with` block.
+
+    Args:
+        model: the root module; each call of it with autograd on belongs to a step.
+        optimizer: whose `step()` ends a step. With several, a step ends when all have stepped, or when the
+            next forward or backward begins. None takes every optimizer that holds a parameter of the model.
+        path: the run file; `runs/<model class>.h5` by default. A taken name gets a number.
+        on_nonfinite: what to do at the end of a step in which a non-finite value reached a loss, a gradient
+            or a parameter: go on, raise `NonFiniteError`, or leave the `with` block.
+        config: settings of the job to keep in the run file, as JSON types.
+        capacity: steps in total, if known: sizes the run file.
+        logits: name of the module whose output holds the logits; by default the root's output, if it is
+            (batch, classes).
+
+    Raises:
+        UsageError: an argument is wrong, or the model is already being recorded (on entering the block).
+    """
+    if on_nonfinite not in ("record", "raise", "stop"):
+        raise UsageError(f"on_nonfinite={on_nonfinite!r} is unknown", 'use "record", "raise" or "stop"')
+    if optimizer is None:
+        optimizers = None
+    else:
+        optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    where = Path("runs") / f"{type(model).__name__}.h5" if path is None else Path(path)
+    return Recorder(
+        model,
+        optimizers,
+        where,
+        on_nonfinite=on_nonfinite,
+        config=dict(config or {}),
+        capacity=capacity,
+        logits=logits,
+    )
+
+
+class Recorder:
+    """Records the training in its `with` block; made by `record`.
+
+    Attributes:
+        steps: ended steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: tuple[Optimizer, ...] | None,
+        path: Path,
+        *,
+        on_nonfinite: OnNonfinite,
+        config: Mapping[str, Any],
+        capacity: int | None,
+        logits: str | None,
+    ) -> None:
+        self._model = model
+        self._optimizers = optimizers
+        self._on_nonfinite = on_nonfinite
+        self._config = config
+        self._places = Places(model)
+        if logits is not None and logits not in self._places.outputs:
+            raise UsageError(
+                f"logits={logits!r} names no watched module", "use a name of model.named_modules()"
+            )
+        self._logits = logits
+        self._wanted, self._capacity = path, capacity
+        self._active = False
+        self.steps = 0
+
+    # -- entering and leaving -------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._model in _recorded:
+            raise UsageError("this model is already being recorded", "leave the other `with` block first")
+        _recorded.add(self._model)
+        self._sink = Sink(self._wanted, self._capacity)
+        self._ledger: Ledger | None = None
+        self._units = Units(self._places.rectified)
+        self._step = OpenStep(0)
+        self._stepped: set[int] = set()
+        self._outer: set[int] = set()
+        self._witness: Tensor | None = None
+        self._state_told = False
+        self._backwards = 0
+        self._began = time.time()
+        self._zero = time.perf_counter()
+        self._active = True
+        self._probes = Probes(self._model, self._places, self._guard, self._logits)
+        self._on_optimizers = list(self._watch_optimizers())
+        backward.watch(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if kind is None or kind is _Stop:
+            self.close("finished")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("interrupted")
+        else:
+            self._sink.event("error", self.steps, message=f"{kind.__name__}: {error}")
+            self.close("failed")
+        return kind is _Stop
+
+    def close(self, state: str = "finished") -> None:
+        """Stop recording: remove every hook, finish the run file. Harmless when done before."""
+        if self._active and self._stepped:
+            self._guard(self._end_step)()
+        self._detach()
+        if self._ledger is not None:
+            self._ledger.write(wait=True)
+        elif not self._sink.is_open:
+            self._open_file()
+        self._sink.close(state)
+        if not self.steps and self._backwards:
+            self._tell("no optimizer step was seen: pass the optimizer to record(), or use recorder.step()")
+
+    def _detach(self) -> None:
+        self._active = False
+        backward.unwatch(self)
+        for handle in self._on_optimizers:
+            handle.remove()
+        self._on_optimizers = []
+        self._probes.remove()
+        _recorded.discard(self._model)
+
+    def _watch_optimizers(self) -> Iterable[Any]:
+        before, after = self._guard(self._before_update), self._after_update
+        if self._optimizers is None:
+            yield every_optimizer.register_optimizer_step_pre_hook(before)
+            yield every_optimizer.register_optimizer_step_post_hook(after)
+        else:
+            for optimizer in self._optimizers:
+                yield optimizer.register_step_pre_hook(before)
+                yield optimizer.register_step_post_hook(after)
+
+    # -- what the user may call -----------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """Where the run file is, or will be; None when it cannot be written."""
+        return self._sink.path
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The first non-finite value that reached a loss, a gradient or a parameter; None so far."""
+        return None if self._ledger is None else self._ledger.trouble
+
+    def latest(self) -> Latest | None:
+        """The last written step in brief, None before the first."""
+        return None if self._ledger is None else self._ledger.latest()
+
+    def step(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run one whole step as a function; it ends the step even if no optimizer does."""
+        before = self.steps
+        result = fn(*args, **kwargs)
+        if self._active and self.steps == before:
+            self._guard(self._end_step)()
+            self._answer_trouble()
+        return result
+
+    def log(self, **scalars: float) -> None:
+        """Record scalars of the step under way, or, between two steps, of the one that just ended."""
+        values = {name: float(value) for name, value in scalars.items()}
+        if self._ledger is None or self._under_way:
+            self._step.scalars.update(values)
+        else:
+            self._ledger.log(values)
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Record an evaluation."""
+        self._sink.epoch(epoch)
+
+    @property
+    def _under_way(self) -> bool:
+        return bool(self._probes.seen or self._step.readings)
+
+    @property
+    def _under_way(self) -> bool:
+        return bool(self._probes.seen or self._step.readings)
+
+    # -- the backward pass ----------------------------------------------------------------------------
+
+    def before_backward(self, roots: tuple[Tensor, ...]) -> None:
+        """See `nanscope.recording.backward.Watcher`."""
+        self._guard(self._prepare)(roots)
+
+    def after_backward(self, roots: tuple[Tensor, ...]) -> None:
+        """See `nanscope.recording.backward.Watcher`."""
+        self._guard(self._measure)(roots)
+
+    def backward_failed(self) -> None:
+        """See `nanscope.recording.backward.Watcher`."""
+        self._probes.in_backward = False
+
+    def _prepare(self, roots: tuple[Tensor, ...]) -> None:
+        if self._stepped:
+            self._end_step()
+        if self._witness is not None and self._witness.grad is None:
+            self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
+        self._probes.in_backward = True
+        calls = [call for call in self._probes.linears if factors.eligible(call.weight)]
+        weights = [call.weight for call in calls]
+        alone = [w for w in weights if sum(w is other for other in weights) == 1]
+        self._outer = factors.sole_uses(roots, alone) if alone else set()
+
+    def _measure(self, roots: tuple[Tensor, ...]) -> None:
+        self._probes.in_backward = False
+        if not any(seen.of.reached for seen in self._probes.seen):
+            return  # a loss of another model
+        self._backwards += 1
+        if self._ledger is None:
+            self._open_ledger(roots)
+        self._add_reading(roots)
+
+    def _add_reading(self, roots: tuple[Tensor, ...]) -> None:
+        probes = self._probes
+        batch = measure.gather(probes, self._places, self._units, roots, self._outer, classes=self._classes)
+        overwritten = {seen.place for seen in probes.seen if seen.overwritten}
+        probes.hasty = overwritten if probes.hasty is None else probes.hasty | overwritten
+        reading = Reading(batch)
+        self._step.readings.append(reading)
+        self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
+        probes.clear()
+        if not self._state_told and reading.ready and not reading.measurement().finite:
+            self._tell_state()
+
+    def _tell_state(self) -> None:
+        """Note what was broken in the state that the update of this step has not touched yet."""
+        self._state_told = True
+        held = {"parameters": self._model.named_parameters(), "buffers": self._model.named_buffers()}
+        broken = {kind: dict(_broken(named)) for kind, named in held.items()}
+        self._sink.event("state", self.steps, **broken)
+
+    # -- the update -----------------------------------------------------------------------------------
+
+    def _concerns(self, optimizer: Optimizer) -> bool:
+        if self._optimizers is not None:
+            return True
+        mine = {id(parameter) for parameter in self._places.parameters}
+        return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
+
+    def _before_update(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not self._concerns(optimizer):
+            return
+        if not self._step.readings and self._probes.seen:
+            self._measure(())  # the gradients came by another way than backward()
+        lr = optimizer.param_groups[0].get("lr")
+        if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
+            self._step.scalars.setdefault("lr", float(lr))
+
+    def _after_update(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._guard(self._count_update)(optimizer)
+        self._answer_trouble()  # not guarded: it raises where the user asked for it
+
+    def _count_update(self, optimizer: Optimizer) -> None:
+        if not self._concerns(optimizer):
+            return
+        self._stepped.add(id(optimizer))
+        if self._optimizers is None or len(self._stepped) == len(self._optimizers):
+            self._end_step()
+
+    def _end_step(self) -> None:
+        if self._ledger is None:
+            self._open_ledger(())
+        assert self._ledger is not None
+        step = self._step
+        step.time = time.perf_counter() - self._zero
+        if self._ledger.alert.due(step.number):
+            step.weights = Reading(measure.look_at_weights(self._places))
+        self._ledger.end(step)
+        self.steps += 1
+        self._step = OpenStep(self.steps)
+        self._stepped.clear()
+        self._witness = None
+        self._probes.clear()
+        self._probes.closely = self._ledger.alert.due(self.steps)
+
+    def _answer_trouble(self) -> None:
+        trouble = self.trouble
+        if trouble is None or self._on_nonfinite == "record" or not self._active:
+            return
+        if self._on_nonfinite == "stop":
+            raise _Stop
+        where = "the loss" if trouble.site is None else str(trouble.site)
+        raise NonFiniteError(
+            f"non-finite value in step {trouble.step}, {trouble.phase} phase, first at {where}",
+            f"run: nanscope diagnose {self.path}",
+        )
+
+    # -- the run file ---------------------------------------------------------------------------------
+
+    def _open_ledger(self, roots: tuple[Tensor, ...]) -> None:
+        names, self._classes = scalar_names(self._probes, roots, named=self._logits is not None)
+        seen = {s.place: str(s.dtype).removeprefix("torch.") for s in self._probes.seen}
+        sites = self._places.sites(seen)
+        layout = Layout.of(self._places, sites, names)
+        self._open_file(layout)
+        self._ledger = Ledger(self._places, sites, layout, self._sink)
+
+    def _open_file(self, layout: Layout | None = None) -> None:
+        if layout is None:  # left before the first step: the file tells at least that
+            layout = Layout.of(
+                self._places, self._places.sites({}), scalar_names(self._probes, (), named=False)[0]
+            )
+        about = environment(self._model)
+        self._sink.open(Header(layout.columns, self._config, about, structure(self._model), self._began))
+
+    # -- failing softly -------------------------------------------------------------------------------
+
+    def _guard(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            if self._active:
+                try:
+                    hook(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                    self._step_aside(error)
+
+        return guarded
+
+    def _step_aside(self, error: Exception) -> None:
+        # the hooks go when the block is left: torch may be walking through its list of them right now
+        self._active = False
+        self._probes.clear()
+        trace = "".join(traceback.format_exception(error))
+        self._sink.event("recorder-failed", self.steps, message=repr(error), traceback=trace)
+        self._tell(f"the recorder failed and stepped aside, the training goes on ({error!r})")
+
+    def _tell(self, text: str) -> None:
+        warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=3)
+
+
+def _broken(named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, list[int]]]:
+    for name, tensor in named:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            exact = stats.examine(tensor)
+            yield name, [exact.nan_count, exact.inf_count]

@@ -1,0 +1,128 @@
+"""Where rows go: a run file that is made when the first step ended, or nowhere, with one warning."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from nanscope.errors import RunFileExistsError, UsageError
+from nanscope.run import Floats, Header
+from nanscope.store.writer import RunWriter
+from nanscope.values import Epoch
+
+
+def numbered(path: Path) -> Path:
+    """The path, or the first of `run-2.h5`, `run-3.h5` ... that is free."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+def check_folder(path: Path) -> None:
+    """Make the folder of a run file and see that it takes files.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "choose a folder that can be written"
+        raise UsageError(f"cannot write a run file in {path.parent} ({reason})", hint) from error
+
+
+class Sink:
+    """Takes rows, events and epochs and never fails: without a run file they are dropped.
+
+    What comes before the file is open is kept and written when it is.
+    """
+
+    def __init__(self, path: Path, capacity: int | None) -> None:
+        self._wanted = path
+        self._capacity = capacity
+        self._writer: RunWriter | None = None
+        self._early: list[tuple[str, int, dict[str, Any]]] = []
+        self._spare: dict[str, int | None] = {}
+        try:
+            check_folder(path)
+            self._usable = True
+        except UsageError as error:
+            self._give_up(error)
+
+    @property
+    def path(self) -> Path | None:
+        """Where the run file is, or will be; None when it cannot be written."""
+        if not self._usable:
+            return None
+        return numbered(self._wanted) if self._writer is None else self._writer.path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows can be taken; `open` need not be called again."""
+        return self._writer is not None or not self._usable
+
+    def open(self, header: Header) -> None:
+        """Make the run file; a taken name gets a number, nothing is overwritten."""
+        while self._writer is None and self._usable:
+            try:
+                self._writer = RunWriter.create(numbered(self._wanted), header, capacity=self._capacity)
+            except RunFileExistsError:
+                continue  # somebody took the name between the look and the making
+            except UsageError as error:
+                self._give_up(error)
+        if self._writer is not None and self._writer.path != self._wanted:
+            self._tell(f"{self._wanted} exists: recording into {self._writer.path}")
+        for kind, step, fields in self._early:
+            self.event(kind, step, **fields)
+        self._early = []
+
+    def append(self, step: int, time: float, row: Floats) -> None:
+        """Write the row of a finished step."""
+        if self._writer is not None:
+            self._writer.append(step, time, row)
+
+    def amend(self, row: Floats) -> None:
+        """Write the row of the last finished step again."""
+        if self._writer is not None:
+            self._writer.amend(row)
+
+    def event(self, kind: str, step: int, **fields: Any) -> None:
+        """Write an event."""
+        if self._writer is not None:
+            self._writer.event(kind, step, **fields)
+        elif self._usable:
+            self._early.append((kind, step, fields))
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Write an evaluation; one before the first step has nothing to belong to and is dropped."""
+        if self._writer is not None:
+            self._writer.epoch(epoch)
+
+    def column(self, name: str) -> int | None:
+        """Position in the row of a scalar of the user's own, None when all spare columns are taken."""
+        if self._writer is None:
+            return None
+        if name not in self._spare:
+            self._spare[name] = self._writer.name_scalar(name)
+            if self._spare[name] is None:
+                self._tell(f"no column is left for the scalar {name!r}: it is not recorded")
+        return self._spare[name]
+
+    def close(self, state: str) -> None:
+        """Finish the run file."""
+        if self._writer is not None:
+            self._writer.close(state)
+
+    def _give_up(self, error: UsageError) -> None:
+        self._usable = False
+        self._tell(f"{error}. Training goes on, nothing is recorded.")
+
+    def _tell(self, text: str) -> None:
+        warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=2)

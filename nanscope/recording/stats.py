@@ -1,0 +1,101 @@
+"""Numbers about tensors: norms in one batch, exact counts where a norm is not finite, logits, live units.
+
+Everything here returns tensors on the device of its input and synchronises with nothing, except `examine`,
+which is for the rare step that holds a non-finite value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """One tensor looked at closely.
+
+    `l2` is over all elements in float64: NaN or inf only if an element is, or if float64 itself overflows.
+    """
+
+    l2: float
+    nan_count: int
+    inf_count: int
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The tensor's own numbers as a real, strided tensor without autograd history (no copy if it can be)."""
+    tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.coalesce().values()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """Norms of all tensors in one batched call.
+
+    Args:
+        tensors: real strided tensors of any shape and floating dtype, not empty if `order` is inf.
+        order: 2 or inf.
+
+    Returns:
+        Shape (len(tensors),), float32, or float64 if any tensor is float64: a 16-bit accumulator would
+        overflow at 65504.
+    """
+    wide = any(t.dtype is torch.float64 for t in tensors)
+    parts = torch._foreach_norm(list(tensors), order, dtype=torch.float64 if wide else torch.float32)
+    home = parts[0].device
+    return torch.stack([part.to(home, non_blocking=True) for part in parts])
+
+
+def examine(tensor: Tensor) -> Exact:
+    """Count NaN and inf and take the norm in float64: the truth about a tensor whose fast norm overflowed."""
+    values = strided(tensor)
+    return Exact(
+        l2=float(torch.linalg.vector_norm(values, dtype=torch.float64)),
+        nan_count=int(torch.isnan(values).sum()),
+        inf_count=int(torch.isinf(values).sum()),
+    )
+
+
+def logit_stats(logits: Tensor, count_classes: bool) -> Tensor:
+    """What a (batch, classes) tensor predicts.
+
+    Returns:
+        Shape (3,) or (3 + classes,): largest absolute logit, sum over rows of the margin between the best and
+        the second best logit, rows that hold a NaN, and (if asked for) rows predicted as each class. The
+        prediction is `argmax`, which takes index 0 of an all-NaN row.
+    """
+    logits = logits.detach()
+    best = logits.topk(2, dim=1).values
+    low, high = torch.aminmax(logits)
+    parts = [
+        torch.maximum(-low, high).float(),
+        (best[:, 0] - best[:, 1]).sum().float(),
+        # NaN is the largest value to topk: a row holds one exactly if its best is NaN
+        best[:, 0].isnan().sum().float(),
+    ]
+    head = torch.stack(parts)
+    if not count_classes:
+        return head
+    counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
+    return torch.cat((head, counts.float()))
+
+
+def live_units(output: Tensor) -> Tensor:
+    """Which units gave a non-zero output for at least one sample.
+
+    A unit is a channel (dimension 1) of an image-like output (4 dimensions or more), else an entry of the
+    last dimension.
+
+    Returns:
+        Shape (units,), bool.
+    """
+    active = output.detach() != 0
+    unit = 1 if output.dim() > 3 else output.dim() - 1
+    others = [d for d in range(output.dim()) if d != unit]
+    return active.any(dim=others) if others else active

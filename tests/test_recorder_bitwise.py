@@ -1,0 +1,109 @@
+"""Recording changes nothing: parameters and random state are bit-identical with and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+import nanscope
+
+
+def plain(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """The usual step."""
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def autocast(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """bfloat16 autocast on the CPU."""
+    optimizer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+
+
+def clipped(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """Gradient clipping between backward and update."""
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+
+
+def zeroed(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """Gradients zeroed in place instead of dropped."""
+    optimizer.zero_grad(set_to_none=False)
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def closure(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """The optimizer runs forward and backward itself."""
+
+    def again() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(again)  # type: ignore[arg-type]  # torch wants a float and means a tensor
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.01),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "foreach": lambda p: torch.optim.Adam(p, lr=1e-3, foreach=True),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, max_iter=2),
+}
+
+SETTINGS = [
+    (plain, "sgd"),
+    (plain, "momentum"),
+    (plain, "adamw"),
+    (plain, "foreach"),
+    (autocast, "momentum"),
+    (clipped, "momentum"),
+    (zeroed, "sgd"),
+    (closure, "lbfgs"),
+]
+
+
+def trained(
+    step: Callable[..., None], name: str, rows: int, path: Path | None
+) -> tuple[list[Tensor], Tensor]:
+    """Train a network with dropout and normalisation; the parameters, the buffers, the random state."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Linear(8, 400),
+        nn.LayerNorm(400),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Linear(400, 400),
+        nn.Linear(400, 4),
+    )
+    optimizer = OPTIMIZERS[name](model.parameters())
+    with nullcontext() if path is None else nanscope.record(model, optimizer, path):
+        for _ in range(30):
+            step(model, optimizer, torch.randn(rows, 8), torch.randint(4, (rows,)))
+    return [*model.parameters(), *model.buffers()], torch.get_rng_state()
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize(("step", "name"), SETTINGS)
+def test_bit_identical(step: Callable[..., None], name: str, rows: int, tmp_path: Path) -> None:
+    """Same bits, same random state, over dropout, autocast, clipping and every kind of optimizer."""
+    bare, bare_random = trained(step, name, rows, None)
+    recorded, random = trained(step, name, rows, tmp_path / "run.h5")
+    assert (tmp_path / "run.h5").exists()
+    assert all(torch.isfinite(tensor).all() for tensor in bare)  # NaN equals nothing, not even itself
+    assert all(torch.equal(a, b) for a, b in zip(bare, recorded, strict=True))
+    assert torch.equal(bare_random, random)

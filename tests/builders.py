@@ -25,7 +25,9 @@ CLASSES = 10
 class ArraySource:
     """A `Source` over arrays in memory, one per column."""
 
-    def __init__(self, columns: Sequence[Floats], steps: NDArray[np.int64], times: NDArray[np.float64]) -> None:
+    def __init__(
+        self, columns: Sequence[Floats], steps: NDArray[np.int64], times: NDArray[np.float64]
+    ) -> None:
         self._columns = tuple(columns)
         self._steps = steps
         self._times = times
@@ -90,7 +92,7 @@ def every(cadence: int, values: ArrayLike) -> Floats:
     return result
 
 
-def make_run(  # noqa: PLR0913 - one optional argument per thing a run can hold
+def make_run(
     *,
     inputs: Mapping[str, ArrayLike] | ArrayLike | None = None,
     outputs: Mapping[str, ArrayLike] | None = None,
@@ -119,11 +121,11 @@ def make_run(  # noqa: PLR0913 - one optional argument per thing a run can hold
         grad_outputs: norms of the gradients of module outputs, by module.
         weights: norms by parameter, such as `fc2.weight`.
         grads: norms of their gradients, by parameter.
-        stats: further columns by (kind, name, stat), such as `(Kind.OUTPUT, "fc1", "abs_max")`; a count given here
-            replaces the one that is derived from the norm (1 where the norm is NaN or inf, else 0).
+        stats: further columns by (kind, name, stat), such as `(Kind.OUTPUT, "fc1", "abs_max")`; a count given
+            here replaces the one that is derived from the norm (1 where the norm is NaN or inf, else 0).
         predicted: predictions per class, shape (rows, classes).
-        scalars: by name, for names that are no Python words; `more` takes the others (`loss=[...]`, `lr=0.1`). A
-            single number stands for every step.
+        scalars: by name, for names that are no Python words.
+        more: the other scalars (`loss=[...]`, `lr=0.1`); a single number stands for every step.
     """
     by_kind = {
         Kind.INPUT: inputs if inputs is None or isinstance(inputs, Mapping) else {"": inputs},
@@ -212,7 +214,9 @@ def diverged_run(rows: int = 1500, birth: int = 1440, growth: int = 40, **change
     size = 8.0 ** np.maximum(0, np.arange(rows) - (birth - growth))
     size = np.minimum(size, 1e35)
     loss = 2.3 * size * _noise(rows, 51, 0.5)
-    run = _classifier(rows, size, loss, 0.2, state="finished", events=({"kind": "state", "step": birth} | _CLEAN,))
+    run = _classifier(
+        rows, size, loss, 0.2, state="finished", events=({"kind": "state", "step": birth} | _CLEAN,)
+    )
     header, source = run.header, run.source
     arrays = [np.array(source.column(i, 0, rows)) for i in range(len(header.columns))]
     for values, (site, stat) in zip(arrays, ((c.site, c.stat) for c in header.columns), strict=True):

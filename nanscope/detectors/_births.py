@@ -64,7 +64,7 @@ def episodes(run: Run) -> tuple[Episode, ...]:
     # An unwatched backward (inference, a frozen model) leaves nothing but the outputs to judge by.
     harm = harm if rest else bad
     edges = np.flatnonzero(np.diff(np.concatenate(([False], bad, [False])).astype(np.int8)))
-    return tuple(_episode(int(a), int(b), harm[a:b].any(), len(run)) for a, b in edges.reshape(-1, 2))
+    return tuple(_episode(int(a), int(b), bool(harm[a:b].any()), len(run)) for a, b in edges.reshape(-1, 2))
 
 
 def lasting(run: Run) -> Episode | None:
@@ -79,7 +79,7 @@ def finite_rows(run: Run) -> int:
 
 
 def _episode(start: int, stop: int, harmful: bool, rows: int) -> Episode:
-    return Episode(start, stop, bool(harmful), bool(harmful) and stop == rows)
+    return Episode(start, stop, harmful, harmful and stop == rows)
 
 
 def _columns(run: Run) -> tuple[_Columns, _Columns, _Columns]:
@@ -99,12 +99,16 @@ def meant_infinities(run: Run) -> frozenset[Site]:
     """
     if not len(run) or _harm_at(run, 0):
         return frozenset()
-    return frozenset(s for s in sites_of(run, *SEEN) if _bad(run, s, 0) and value_at(run, s, "nan_count", 0) == 0)
+    return frozenset(
+        s for s in sites_of(run, *SEEN) if _bad(run, s, 0) and value_at(run, s, "nan_count", 0) == 0
+    )
 
 
 def _harm_at(run: Run, row: int) -> bool:
     loss = value_at(run, None, "loss", row)
-    return (loss is not None and not np.isfinite(loss)) or any(_bad(run, s, row) for s in sites_of(run, *BACKWARD))
+    return (loss is not None and not np.isfinite(loss)) or any(
+        _bad(run, s, row) for s in sites_of(run, *BACKWARD)
+    )
 
 
 def birth_of(run: Run, episode: Episode) -> Birth:
@@ -122,7 +126,7 @@ def birth_of(run: Run, episode: Episode) -> Birth:
 
 
 def _poisoned_parameter(run: Run, row: int) -> Birth | None:
-    """Parameters that were bad before the step: from before the run, or from the update of the step before."""
+    """Parameters that were bad before the step: from the start, or by the update before."""
     poisoned = _state(run, row, "parameters")
     if not poisoned:
         return None

@@ -42,7 +42,9 @@ def last_value(run: Run, site: Site | None, stat: str, stop: int, reach: int = B
     return float(finite[-1]) if finite.size else None
 
 
-def measured(run: Run, site: Site | None, stat: str, start: int, stop: int) -> tuple[NDArray[np.int64], Floats]:
+def measured(
+    run: Run, site: Site | None, stat: str, start: int, stop: int
+) -> tuple[NDArray[np.int64], Floats]:
     """Rows and values of the finite measurements in start..stop."""
     values = run.source.column(run.index(site, stat), start, stop)
     at = np.flatnonzero(np.isfinite(values))
@@ -104,7 +106,7 @@ def block_mean(run: Run, name: str, block: int, stop: int) -> NDArray[np.float64
     values[~np.isfinite(values)] = np.nan
     seen = np.isfinite(values).sum(1)
     total = np.nansum(values, 1)
-    return np.divide(total, seen, out=np.full(count, np.nan), where=seen > 0)
+    return np.asarray(np.divide(total, seen, out=np.full(count, np.nan), where=seen > 0), np.float64)
 
 
 def batch_rows(run: Run) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nanscope.detectors._births import lasting
 from nanscope.detectors._rows import batch_rows, block_mean, measured, sites_of, step_of, value_at
 from nanscope.detectors.nan_predictions import class_names
-from nanscope.run import Run, is_missing
+from nanscope.run import Run
 from nanscope.values import Finding, Kind, Severity, Site
 
 SAMPLES, ROWS = 1000, 50
@@ -28,7 +28,7 @@ ZERO_SAMPLES, ZERO_ROWS, ZERO_SHARE = 300, 20, 0.5
 STILL = 1e-3
 CONCENTRATED = 1.5
 BALANCED = 0.8
-WHOLE = 0.995
+WHOLE = 0.95
 STALLED = 0.99
 
 
@@ -48,12 +48,12 @@ class Windows:
 
 
 def class_collapse(run: Run) -> Iterable[Finding]:
-    """NS202 dead layer, NS203 constant logits, NS205 one class for another reason; the first that is proved."""
+    """NS202 dead layer, NS203 constant logits, NS205 one class otherwise; the first that is proved."""
     if lasting(run) is not None or not run.has(None, "loss"):
         return
     rows = window_rows(run)
     last = run.scalar("loss", max(0, len(run) - rows))
-    if len(run) < rows or not at_chance(run, float(np.mean(last[np.isfinite(last)], dtype=np.float64))):
+    if len(run) < rows or not at_chance(run, float(last[np.isfinite(last)].mean())):
         return
     view = windows(run)
     found = _dead_layer(run, view) or _constant_logits(run, view) or _one_class(run, view)
@@ -96,7 +96,7 @@ def _entropy(shares: tuple[float, ...], classes: int) -> float:
 
 
 def effective_classes(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp of the entropy: 1 when all predictions are one class, C when they are even; shape (windows,)."""
+    """Perplexity of the predictions: 1 when all are one class, C when even; shape (windows,)."""
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     return np.asarray(np.exp(-(shares * logs).sum(-1)), np.float64)
 
@@ -109,32 +109,45 @@ def _tail(flags: NDArray[np.bool_]) -> int | None:
     return int(clear[-1]) + 1 if clear.size else 0
 
 
-def _report(run: Run, view: Windows, rule: str, slug: str, row: int, why: str, site: Site | None = None) -> Finding:
-    shares = view.predicted[-1] if view.predicted.size else np.zeros(0)
-    loss = float(view.loss[-1])
-    top = int(shares.argmax()) if shares.size else None
-    evidence = {"window": view.rows, "loss": loss, "chance": _entropy(label_shares(run), max(1, len(shares)))}
-    if top is not None:
-        evidence |= {"top_class": top, "top_share": float(shares[top]), "classes": float(effective_classes(shares))}
-    evidence["rows"] = len(run) - row
-    message = f"since step {step_of(run, row)} {why}; the loss is finite ({loss:.3g} over the last {view.rows} steps)"
-    return Finding(rule, slug, Severity.ERROR, step_of(run, row), message, site, None, evidence)
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    rule: str
+    slug: str
+    row: int
+    why: str
+    site: Site | None = None
+
+
+def _report(run: Run, view: Windows, claim: _Claim) -> Finding:
+    """The claim with the numbers of the last window."""
+    loss, step = float(view.loss[-1]), step_of(run, claim.row)
+    evidence: dict[str, object] = {"window": view.rows, "loss": loss, "rows": len(run) - claim.row}
+    if view.predicted.size:
+        shares = view.predicted[-1]
+        top = int(shares.argmax())
+        evidence |= {"chance": _entropy(label_shares(run), shares.size), "top_class": top}
+        evidence |= {"top_share": float(shares[top]), "classes": float(effective_classes(shares))}
+    message = (
+        f"since step {step} {claim.why}; the loss is finite ({loss:.3g} over the last {view.rows} steps)"
+    )
+    return Finding(claim.rule, claim.slug, Severity.ERROR, step, message, claim.site, None, evidence)
 
 
 def _dead_layer(run: Run, view: Windows) -> Finding | None:
     """A hidden output that is exactly zero for most batches: all of them get the same answer."""
     rows = max(ZERO_ROWS, math.ceil(ZERO_SAMPLES / batch_rows(run)))
-    for site in sites_of(run, Kind.OUTPUT):
-        zero = _zero_shares(run, site, rows)
-        first = _tail(zero >= ZERO_SHARE)
-        if first is not None:
-            row = len(run) - (zero.size - first) * rows
-            why = (
-                f"every unit of {site} is zero in {zero[-1]:.0%} of the steps (the last {rows}): what comes "
-                "after it gives them all the same answer"
-            )
-            return _report(run, view, "NS202", "dead-layer-collapse", row, why, site)
-    return None
+    shares = {site: _zero_shares(run, site, rows) for site in sites_of(run, Kind.OUTPUT)}
+    site = max(shares, key=lambda each: float(shares[each][-1]), default=None)
+    first = _tail(shares[site] >= ZERO_SHARE) if site is not None else None
+    if site is None or first is None:
+        return None
+    zero = shares[site]
+    why = (
+        f"every unit of {site} is zero in {zero[-1]:.0%} of the steps (the last {rows}): what comes after it "
+        "gives them all the same answer"
+    )
+    claim = _Claim("NS202", "dead-layer-collapse", len(run) - (zero.size - first) * rows, why, site)
+    return _report(run, view, claim)
 
 
 def _zero_shares(run: Run, site: Site, rows: int) -> NDArray[np.float64]:
@@ -147,7 +160,7 @@ def _zero_shares(run: Run, site: Site, rows: int) -> NDArray[np.float64]:
 
 
 def _constant_logits(run: Run, view: Windows) -> Finding | None:
-    """Logits that stay put while the inputs change: told by the margin, which differs from sample to sample."""
+    """Logits that stay put while the inputs change: told by the margin, which samples differ in."""
     # In a large batch the mean margin hardly moves in a healthy run either.
     if batch_rows(run) > 64 or not _inputs_vary(run, view.rows):
         return None
@@ -155,12 +168,17 @@ def _constant_logits(run: Run, view: Windows) -> Finding | None:
     spread = _relative_moves(measured(run, None, "logits_margin", start, len(run))[1])
     if spread is None or spread > STILL or effective_classes(view.predicted[-1:])[0] > CONCENTRATED:
         return None
-    why = f"the logits do not follow the input (their margin moves by {spread:.1e} of itself from step to step)"
-    return _report(run, view, "NS203", "constant-logits", start, why)
+    why = (
+        f"the logits do not follow the input (their margin moves by {spread:.1e} of itself from step to step)"
+    )
+    return _report(run, view, _Claim("NS203", "constant-logits", start, why))
 
 
 def _inputs_vary(run: Run, rows: int) -> bool:
-    moves = (_relative_moves(measured(run, s, "l2", len(run) - rows, len(run))[1]) for s in sites_of(run, Kind.INPUT))
+    moves = (
+        _relative_moves(measured(run, s, "l2", len(run) - rows, len(run))[1])
+        for s in sites_of(run, Kind.INPUT)
+    )
     return any(move is not None and move > STILL for move in moves)
 
 
@@ -190,9 +208,11 @@ def _in_evaluation(run: Run, view: Windows) -> Finding | None:
     top = int(shares.argmax())
     if shares[top] < WHOLE:
         return None
-    why = f"the model does not get better than guessing: the last evaluation predicts class {top} for {shares[top]:.1%} of the samples"
-    row = len(run) - 2 * view.rows
-    return _report(run, view, "NS205", "class-collapse", row, why)
+    why = (
+        "the model does not get better than guessing: the last evaluation predicts class "
+        f"{top} for {shares[top]:.1%} of the samples"
+    )
+    return _report(run, view, _Claim("NS205", "class-collapse", len(run) - 2 * view.rows, why))
 
 
 def _in_training(run: Run, view: Windows) -> Finding | None:
@@ -209,4 +229,5 @@ def _in_training(run: Run, view: Windows) -> Finding | None:
         f"{view.predicted[-1, top]:.0%} of the predictions are class {top}, where the model had told "
         f"{spread[:first].max():.1f} classes apart"
     )
-    return _report(run, view, "NS205", "class-collapse", len(run) - (spread.size - first) * view.rows, why)
+    row = len(run) - (spread.size - first) * view.rows
+    return _report(run, view, _Claim("NS205", "class-collapse", row, why))

@@ -53,7 +53,8 @@ def _evidence(run: Run, birth: Birth) -> dict[str, object]:
     evidence["lr"] = last_value(run, None, "lr", birth.row + 1)
     # A forward value that was bad before the loss was computed leaves the loss no part in it.
     evidence["before_loss"] = birth.phase in (Phase.INIT, Phase.DATA) or (
-        birth.site is not None and birth.site.kind in (Kind.OUTPUT, Kind.WEIGHT)
+        birth.site is not None
+        and birth.site.kind in (Kind.OUTPUT, Kind.WEIGHT)
         and birth.phase in (Phase.FORWARD, Phase.UPDATE)
     )
     return evidence

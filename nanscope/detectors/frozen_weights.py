@@ -53,7 +53,7 @@ def _finding(run: Run, why: str, still: list[_Still]) -> Finding:
 
 
 def _still(run: Run, site: Site, stop: int) -> _Still | None:
-    """The constant stretch at the end of a parameter's norms, if it is long and there is a reason to mind it."""
+    """The constant end of a parameter's norms, if it is long and there is a reason to mind it."""
     rows, norms = measured(run, site, "l2", 0, stop)
     moved = np.flatnonzero(norms != norms[-1]) if norms.size else np.zeros(0, np.int64)
     first = int(moved[-1]) + 1 if moved.size else 0
@@ -65,7 +65,7 @@ def _still(run: Run, site: Site, stop: int) -> _Still | None:
 
 
 def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
-    """The reason in words; None where nothing was to be expected (no gradient on record, or too small a one)."""
+    """The reason in words; None where no change was to be expected (no gradient, or too small a one)."""
     grad = next((s for s in sites_of(run, Kind.GRAD) if s.name == site.name), None)
     grads = measured(run, grad, "l2", start, end)[1] if grad else np.zeros(0, np.float32)
     if not grads.size:
@@ -75,7 +75,9 @@ def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
     lr = measured(run, None, "lr", start, end)[1] if run.has(None, "lr") else np.zeros(0, np.float32)
     if lr.size and not lr.any():
         return "the learning rate is zero"
-    expected = float(np.mean(lr, dtype=np.float64)) * float(np.sum(grads, dtype=np.float64)) if lr.size else 0.0
+    expected = (
+        float(np.mean(lr, dtype=np.float64)) * float(np.sum(grads, dtype=np.float64)) if lr.size else 0.0
+    )
     if expected <= VISIBLE * norm:
         return None
     return "there is a gradient; the optimizer does not use it, or the update is lost in rounding"

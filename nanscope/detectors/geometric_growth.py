@@ -25,6 +25,7 @@ REACH = 16384
 RISE = 1e3
 FIT = 0.7
 NOISE = 8.0
+LEFT_BAND, TINY = 3.0, 1e-30
 WATCHED = (Kind.WEIGHT, Kind.OUTPUT, Kind.GRAD_OUTPUT, Kind.GRAD)
 
 Doubles = NDArray[np.float64]
@@ -52,7 +53,7 @@ class Growth:
 
 
 def geometric_growth(run: Run) -> Iterable[Finding]:
-    """NS301: norms that rise at least 1,000-fold along a line in the logarithm, up to the trouble or the end."""
+    """NS301: norms that rise 1,000-fold or more along a line in the logarithm, up to the trouble."""
     found = growths(run)
     if not found:
         return
@@ -63,7 +64,8 @@ def geometric_growth(run: Run) -> Iterable[Finding]:
         "geometric-growth",
         Severity.WARNING,
         first.step,
-        f"the norm of {first.site} grows from step {first.step} on, by a factor of {first.rate:.3g} per step: "
+        f"the norm of {first.site} grows from step {first.step} on, by a factor of {first.rate:.3g} per "
+        f"step: "
         f"{first.before:.3g} to {first.after:.3g} at step {first.last}; {len(found)} sites grow",
         first.site,
         None,
@@ -77,6 +79,7 @@ def geometric_growth(run: Run) -> Iterable[Finding]:
             "kinds": tuple(sorted({str(growth.site.kind) for growth in found})),
             "largest_site": str(top.site),
             "largest": top.after,
+            "weights_grow": _weights_grow(run, first.step),
         },
     )
 
@@ -87,6 +90,18 @@ def growths(run: Run) -> tuple[Growth, ...]:
     open_end = stop == len(run)
     found = (_growth(run, site, stop, open_end) for site in sites_of(run, *WATCHED))
     return tuple(growth for growth in found if growth is not None)
+
+
+def _weights_grow(run: Run, step: int) -> bool | None:
+    """Whether a weight norm left its band in the rise; None where none was measured on both sides."""
+    row, stop = int(run.steps.searchsorted(step)), finite_rows(run)
+    ratios = []
+    for site in sites_of(run, Kind.WEIGHT):
+        rows, norms = measured(run, site, "l2", max(0, stop - REACH), stop)
+        before, after = norms[rows < row], norms[rows >= row]
+        if before.size and after.size:
+            ratios.append(float(after.max()) / max(float(np.median(before)), TINY))
+    return max(ratios) >= LEFT_BAND if ratios else None
 
 
 def _growth(run: Run, site: Site, stop: int, open_end: bool) -> Growth | None:
@@ -104,14 +119,13 @@ def _growth(run: Run, site: Site, stop: int, open_end: bool) -> Growth | None:
     risen = float(np.median(logs[-3:])) if open_end else float(logs[-1])
     if slope <= 0 or fit < FIT or risen - before < least:
         return None
-    return Growth(
-        site, step_of(run, int(rows[at])), step_of(run, int(rows[-1])), math.exp(before), math.exp(logs[-1]), math.exp(slope), fit
-    )
+    start, end = step_of(run, int(rows[at])), step_of(run, int(rows[-1]))
+    return Growth(site, start, end, math.exp(before), math.exp(logs[-1]), math.exp(slope), fit)
 
 
 def _higher_than_before(run: Run, site: Site, stop: int) -> bool:
     """A look at the last measurements alone: most sites of most runs end here."""
-    rows, norms = measured(run, site, "l2", max(0, stop - REACH), stop)
+    norms = measured(run, site, "l2", max(0, stop - REACH), stop)[1]
     positive = norms[norms > 0]
     return positive.size >= 4 and float(np.max(positive[-8:])) >= RISE * float(np.min(positive))
 

@@ -38,7 +38,13 @@ def headroom(run: Run) -> Iterable[Finding]:
         f"{site.dtype} ({LIMITS[site.dtype]:.3g}); {len(reached)} sites come near it",
         site,
         None,
-        {"abs_max": value, "limit": LIMITS[site.dtype], "room": room, "dtype": site.dtype, "sites": len(reached)},
+        {
+            "abs_max": value,
+            "limit": LIMITS[site.dtype],
+            "room": room,
+            "dtype": site.dtype,
+            "sites": len(reached),
+        },
     )
 
 

@@ -31,6 +31,7 @@ def label_imbalance(run: Run) -> Iterable[Finding]:
         "label-imbalance",
         Severity.NOTE,
         int(run.steps[len(run) - view.rows]),
-        f"{share:.0%} of the last predictions are class {top}, and so are {labels[top]:.0%} of the training labels",
+        f"{share:.0%} of the last predictions are class {top}, and so are {labels[top]:.0%} of the "
+        f"training labels",
         evidence={"class": top, "label_share": labels[top], "predicted_share": share, "window": view.rows},
     )

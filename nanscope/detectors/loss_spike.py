@@ -39,7 +39,8 @@ def loss_spike(run: Run) -> Iterable[Finding]:
         "loss-spike",
         Severity.WARNING,
         step_of(run, peak),
-        f"the loss jumps to {np.nanmax(loss):.3g} at step {step_of(run, peak)}: its mean over {block} steps is "
+        f"the loss jumps to {np.nanmax(loss):.3g} at step {step_of(run, peak)}: its mean over {block} "
+        f"steps is "
         f"{means[top]:.3g}, at most {before:.3g} before and {means[0]:.3g} when the training began",
         evidence={
             "peak": float(np.nanmax(loss)),

@@ -18,14 +18,21 @@ LEARNT = 0.9
 
 
 def vanishing_gradient(run: Run) -> Iterable[Finding]:
-    """NS304: the first layer's typical gradient is below 1e-5 of the last one's, and the loss does not fall."""
+    """NS304: the first layer's gradient is typically below 1e-5 of the last one's; the loss stays."""
     sites = sites_of(run, Kind.GRAD)
-    if lasting(run) is not None or len(run) < LEAST or len({site.order for site in sites}) < 2 or _learns(run):
+    if (
+        lasting(run) is not None
+        or len(run) < LEAST
+        or len({site.order for site in sites}) < 2
+        or _learns(run)
+    ):
         return
     start = max(0, len(run) - WINDOW)
     typical = {site: _median(run, site, start) for site in sites}
     ends = [[s for s in sites if s.order == order] for order in (sites[0].order, sites[-1].order)]
-    (first, low), (last, high) = (max(((s, typical[s]) for s in end), key=lambda pair: pair[1]) for end in ends)
+    (first, low), (last, high) = (
+        max(((s, typical[s]) for s in end), key=lambda pair: pair[1]) for end in ends
+    )
     # A gradient of exactly zero is cut off (a dead layer), it did not die out.
     if not 0 < low < RATIO * high:
         return
@@ -52,5 +59,8 @@ def _learns(run: Run) -> bool:
     if not run.has(None, "loss"):
         return False
     part = max(1, min(WINDOW, len(run) // 4))
-    first, last = measured(run, None, "loss", 0, part)[1], measured(run, None, "loss", len(run) - part, len(run))[1]
+    first, last = (
+        measured(run, None, "loss", 0, part)[1],
+        measured(run, None, "loss", len(run) - part, len(run))[1],
+    )
     return bool(first.size and last.size and last.mean() < LEARNT * first.mean())

@@ -1,0 +1,126 @@
+"""From findings to an answer: what happened, where and when, why, what to try, what is not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
+from nanscope.detectors import detect
+from nanscope.reasons import causes
+from nanscope.run import Run
+from nanscope.trail import trail
+from nanscope.unknowns import unknowns
+from nanscope.values import Cause, Diagnosis, Finding, Origin, Phase, Remedy, Severity, Verdict
+
+FEW = 32
+"""From this batch size on a larger batch is no longer suggested."""
+
+
+def diagnose(run: Run | str | Path) -> Diagnosis:
+    """The answer for one run, from its run file or from memory.
+
+    Raises:
+        RunFileError: the file is not a readable run file.
+    """
+    if not isinstance(run, Run):
+        # h5py is loaded only by those who read a file.
+        from nanscope.store.reader import open_run  # noqa: PLC0415
+
+        run = open_run(run)
+    findings = detect(run)
+    found = causes(run, findings)
+    verdict = _verdict(run, findings)
+    return Diagnosis(
+        verdict,
+        _summary(run, verdict, findings, found),
+        _origin(findings),
+        found,
+        findings,
+        _remedies(run, findings, found),
+        trail(run, findings),
+        unknowns(run, findings),
+    )
+
+
+def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
+    if _named(findings, "NS101"):
+        return Verdict.DIVERGED
+    if _collapse(findings):
+        return Verdict.COLLAPSED
+    if not len(run) or any(finding.severity >= Severity.WARNING for finding in findings):
+        return Verdict.SUSPICIOUS
+    return Verdict.HEALTHY
+
+
+def _named(findings: tuple[Finding, ...], rule: str) -> Finding | None:
+    return next((finding for finding in findings if finding.rule == rule), None)
+
+
+def _collapse(findings: tuple[Finding, ...]) -> Finding | None:
+    return next((finding for finding in findings if finding.rule in COLLAPSE_REMEDIES), None)
+
+
+def _origin(findings: tuple[Finding, ...]) -> Origin | None:
+    birth = _named(findings, "NS101")
+    if birth is None or birth.phase is None:
+        return None
+    named = birth.evidence["name"].rpartition(".")[0] if birth.phase is Phase.INIT else ""
+    return Origin(birth.step, birth.phase, birth.site.module if birth.site else named, birth.site)
+
+
+def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
+    if not len(run):
+        return "no step was recorded, so nothing can be said of the training"
+    if verdict is Verdict.DIVERGED:
+        return _diverged(findings, found)
+    if verdict is Verdict.COLLAPSED:
+        collapse = _collapse(findings)
+        assert collapse is not None
+        return f"the training collapsed: {collapse.message}"
+    if verdict is Verdict.SUSPICIOUS:
+        worst = [finding for finding in findings if finding.severity >= Severity.WARNING]
+        more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
+        return f"nothing broke for good, but look at this: {worst[0].message}{more}"
+    return f"nothing wrong was found in {len(run)} recorded steps"
+
+
+def _diverged(findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
+    birth, argmax = _named(findings, "NS101"), _named(findings, "NS201")
+    assert birth is not None
+    text = f"the training diverged: {birth.message}"
+    if found:
+        text += f"; most likely cause: {found[0].id}"
+    if argmax:
+        text += f"; {argmax.message}"
+    return text
+
+
+def _remedies(run: Run, findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> tuple[Remedy, ...]:
+    ids = [name for cause in found for name in cause.remedies]
+    collapse = _collapse(findings)
+    if collapse and not found:
+        ids = list(COLLAPSE_REMEDIES[collapse.rule])
+    known = run.header.config
+    standardised, batch = bool(known.get("standardised")), known.get("batch_size")
+    pointless = {"standardise-inputs"} if standardised else set()
+    if isinstance(batch, int) and batch >= FEW:
+        pointless.add("larger-batch")
+    if not any(site.dtype == "float16" for site in run.sites):
+        pointless.add("loss-scaling")
+    return tuple(
+        Remedy(name, REMEDIES[name] + _figures(run, name))
+        for name in dict.fromkeys(ids)
+        if name not in pointless
+    )
+
+
+def _figures(run: Run, name: str) -> str:
+    """The run's own numbers for a remedy."""
+    lr, batch = run.header.config.get("lr"), run.header.config.get("batch_size")
+    if lr is None and run.has(None, "lr") and len(run):
+        lr = float(run.scalar("lr", 0, 1)[0])
+    if name == "lower-learning-rate" and isinstance(lr, int | float) and 0 < lr < float("inf"):
+        return f" (it was {lr:.3g}; {lr / 10:.2g} is a first try)"
+    if name == "larger-batch" and isinstance(batch, int):
+        return f" (it was {batch})"
+    return ""

@@ -125,8 +125,6 @@ class Case:
             "classes": dataset.classes,
             "label_counts": list(dataset.label_counts),
             "standardised": dataset.standardised,
-            "input_mean": dataset.mean,
-            "input_std": dataset.std,
         }
 
 

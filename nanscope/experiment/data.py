@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from sklearn.utils import shuffle
 from torch import Tensor
 
 from nanscope.experiment.cases import Case
@@ -21,7 +21,7 @@ Stored = NDArray[np.uint8] | NDArray[np.float64]
 Pixels = NDArray[np.float32]
 
 SPLIT_SEED = 0
-TEST_SHARE = 0.2
+TRAIN_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Dataset:
         train_x, test_x: float32, shape (samples, pixels).
         train_y, test_y: int64 class numbers, shape (samples,).
         classes: number of classes.
-        standardised: whether the inputs have mean 0 and variance 1 over the training part.
-        mean, std: what was subtracted from inputs in [0, 1], and what they were then divided by.
+        standardised: whether the inputs have mean 0 and variance 1 over the training part (each feature of
+            the digits; all pixels together for photographs of 28x28, whose rims are all but constant).
     """
 
     name: str
@@ -43,8 +43,6 @@ class Dataset:
     test_y: Tensor
     classes: int
     standardised: bool
-    mean: float
-    std: float
 
     @cached_property
     def label_counts(self) -> tuple[int, ...]:
@@ -54,13 +52,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Images:
-    """Grey images as they are stored, shape (samples, height, width), and class numbers, shape (samples,)."""
+    """Grey images as they are stored, shape (samples, height, width), and class numbers, shape (samples,).
+
+    `white` is their largest possible value; `axis` is what is averaged over to standardise them.
+    """
 
     train_x: Stored
     train_y: Stored
     test_x: Stored
     test_y: Stored
     white: float
+    axis: int | None
 
 
 def load_dataset(case: Case) -> Dataset:
@@ -71,30 +73,28 @@ def load_dataset(case: Case) -> Dataset:
     """
     images = LOADERS[case.dataset](case.data_dir)
     train_x, test_x = _unit(images.train_x, images.white), _unit(images.test_x, images.white)
-    mean, std = _moments(train_x) if case.standardise else (0.0, 1.0)
+    if case.standardise:
+        train_x, test_x = _standardised(train_x, test_x, images.axis)
     return Dataset(
         name=case.dataset,
-        train_x=_scaled(train_x, mean, std),
+        train_x=torch.from_numpy(train_x),
         train_y=torch.from_numpy(images.train_y.astype(np.int64)),
-        test_x=_scaled(test_x, mean, std),
+        test_x=torch.from_numpy(test_x),
         test_y=torch.from_numpy(images.test_y.astype(np.int64)),
         classes=CLASSES,
         standardised=case.standardise,
-        mean=mean,
-        std=std,
     )
 
 
 def _digits(_data_dir: Path) -> _Images:
     digits = load_digits()
-    train_x, test_x, train_y, test_y = train_test_split(
-        digits.images, digits.target, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=digits.target
-    )
-    return _Images(train_x, train_y, test_x, test_y, white=16.0)
+    x, y = shuffle(digits.images, digits.target, random_state=SPLIT_SEED)
+    split = int(len(x) * TRAIN_SHARE)
+    return _Images(x[:split], y[:split], x[split:], y[split:], white=16.0, axis=0)
 
 
 def _idx(name: str, data_dir: Path) -> _Images:
-    return _Images(*read_idx_files(name, data_dir), white=255.0)
+    return _Images(*read_idx_files(name, data_dir), white=255.0, axis=None)
 
 
 LOADERS: Mapping[str, Callable[[Path], _Images]] = {
@@ -109,10 +109,8 @@ def _unit(images: Stored, white: float) -> Pixels:
     return images.reshape(len(images), -1).astype(np.float32) / np.float32(white)
 
 
-def _moments(x: Pixels) -> tuple[float, float]:
-    """Mean and standard deviation over all pixels, as is usual for images; 1 in place of a deviation of 0."""
-    return float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64)) or 1.0
-
-
-def _scaled(x: Pixels, mean: float, std: float) -> Tensor:
-    return torch.from_numpy((x - np.float32(mean)) / np.float32(std))
+def _standardised(train: Pixels, test: Pixels, axis: int | None) -> tuple[Pixels, Pixels]:
+    """Both parts moved and scaled by the moments of the training part; what is constant is only moved."""
+    mean, std = train.mean(axis, dtype=np.float64), train.std(axis, dtype=np.float64)
+    std = np.where(std == 0, 1.0, std)
+    return ((train - mean) / std).astype(np.float32), ((test - mean) / std).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -22,7 +23,8 @@ from nanscope.experiment.progress import OnProgress, Pace, Progress
 from nanscope.values import Epoch
 
 if TYPE_CHECKING:
-    from nanscope.recorder import Recorder
+    from nanscope.recording.ledger import Trouble
+    from nanscope.recording.recorder import Recorder
 
 RECENT = 256  # samples behind the training accuracy of a progress line
 
@@ -151,17 +153,21 @@ class Training:
             epochs=self.case.epochs,
             step=self.step,
             total=self.total,
-            loss=latest.loss,
+            loss=math.nan if latest is None else latest.loss,
             accuracy=self._training_accuracy(),
-            worst="" if latest.worst is None else str(latest.worst),
-            worst_l2=latest.worst_l2,
-            trouble=trouble and f"step {trouble.step}, {trouble.phase}, {trouble.site}",
+            worst="" if latest is None or latest.worst is None else str(latest.worst),
+            worst_l2=math.nan if latest is None else latest.worst_l2,
+            trouble=None if trouble is None else _in_words(trouble),
             evaluation=self.epochs[-1] if self.epochs else None,
         )
 
     def _training_accuracy(self) -> float:
         hits = torch.cat([logits.argmax(dim=1) == y for logits, y in self._recent])
         return float(hits.float().mean())
+
+
+def _in_words(trouble: Trouble) -> str:
+    return f"step {trouble.step}, {trouble.phase}, {'loss' if trouble.site is None else trouble.site}"
 
 
 def _device(name: str) -> torch.device:

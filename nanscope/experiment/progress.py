@@ -16,7 +16,7 @@ class Progress:
     Attributes:
         epoch: the epoch being trained, from 1 to `epochs`.
         step: steps completed, of `total`.
-        loss: training loss of the latest step that the recorder has read.
+        loss: training loss of the latest step that the recorder has read; NaN also while there is none.
         accuracy: share of right predictions among the latest training samples, as they were trained on.
         worst: the site with the largest norm in that step; empty until one is known.
         worst_l2: its norm.

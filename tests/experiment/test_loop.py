@@ -57,7 +57,7 @@ def dataset() -> Dataset:
     x = torch.rand(SAMPLES + 8, 6, generator=generator)
     x[:, 0] = torch.arange(SAMPLES + 8)
     y = torch.randint(10, (SAMPLES + 8,), generator=generator)
-    return Dataset("tiny", x[:SAMPLES], y[:SAMPLES], x[SAMPLES:], y[SAMPLES:], 10, False, 0.0, 1.0)
+    return Dataset("tiny", x[:SAMPLES], y[:SAMPLES], x[SAMPLES:], y[SAMPLES:], 10, standardised=False)
 
 
 def case(batch_size: int | None = 8, **settings: object) -> Case:

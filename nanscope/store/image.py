@@ -1,0 +1,149 @@
+"""The HDF5 part of a new run file, built in memory.
+
+libhdf5 crashes the process at exit when a disk fills up under it, so it never sees the disk: h5py writes into
+an object that only remembers the pieces, and `publish.py` puts them into the file.
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5p, h5s, h5t
+
+from nanscope import __version__
+from nanscope.run import STATS, Header
+from nanscope.store.journal import to_json
+from nanscope.store.schema import FORMAT, MAJOR, MINOR, Array, Layout, arrays
+from nanscope.values import Site
+
+_VERSION = ("v108", "v108")  # checksummed metadata, but no "open for writing" mark that a SIGKILL would leave
+
+
+class _Pieces(io.RawIOBase):
+    """A file in memory that keeps only what was written; the gigabytes of holes between cost nothing."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[int, bytes]] = []
+        self._position = 0
+        self._size = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data)
+        self.written.append((self._position, piece))
+        self._position += len(piece)
+        self._size = max(self._size, self._position)
+        return len(piece)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+        for offset, piece in self.written:
+            start = max(offset, self._position)
+            stop = min(offset + len(piece), self._position + len(view))
+            if start < stop:
+                view[start - self._position : stop - self._position] = piece[start - offset : stop - offset]
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._position if size is None else size
+        return self._size
+
+
+@dataclass(frozen=True)
+class Image:
+    """A new run file before it is on the disk.
+
+    Attributes:
+        pieces: offset and bytes, in the order of writing (a later one may overwrite an earlier one).
+        offsets: where each pre-allocated dataset begins, by name.
+        size: of the whole file, in bytes.
+    """
+
+    pieces: tuple[tuple[int, bytes], ...]
+    offsets: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+
+def build_image(header: Header, layout: Layout) -> Image:
+    """The file's metadata, names and texts, with room for everything that is to come."""
+    pieces = _Pieces()
+    with h5py.File(pieces, "w", libver=_VERSION) as file:
+        file.attrs.update(
+            format=FORMAT,
+            format_version=f"{MAJOR}.{MINOR}",
+            nanscope_version=__version__,
+            host=platform.node(),
+            created=header.created,
+        )
+        for name in ("config", "environment", "model"):
+            file[name] = to_json(getattr(header, name))
+        _write_columns(file.create_group("series"), header)
+        specs = arrays(layout)
+        offsets = {spec.name: _allocate(file, spec) for spec in specs}
+    size = max(offsets[spec.name] + spec.nbytes for spec in specs)
+    end = max(offset + len(piece) for offset, piece in pieces.written)
+    return Image(tuple(pieces.written), offsets, max(size, end))
+
+
+def _write_columns(series: Any, header: Header) -> None:
+    sites = list(dict.fromkeys(c.site for c in header.columns if c.site is not None))
+    stats = list(dict.fromkeys(c.stat for c in header.columns if c.site is not None))
+    scalars = [c.stat for c in header.columns if c.site is None]
+    _write_sites(series, sites)
+    series["stat"] = _strings(stats)
+    series["stat_definition"] = _strings([STATS.get(stat, "") for stat in stats])
+    series["scalar"] = _strings(scalars)
+    site_of = {site: i for i, site in enumerate(sites)}
+    stat_of = {stat: i for i, stat in enumerate(stats)}
+    nth_scalar = iter(range(len(scalars)))
+    pairs = [
+        (site_of[c.site], stat_of[c.stat]) if c.site is not None else (-1, next(nth_scalar))
+        for c in header.columns
+    ]
+    series["column_site"] = np.array([site for site, _ in pairs], "<i4")
+    series["column_stat"] = np.array([stat for _, stat in pairs], "<i4")
+
+
+def _write_sites(series: Any, sites: list[Site]) -> None:
+    series["site"] = _strings([site.name for site in sites])
+    series["site_kind"] = _strings([site.kind.value for site in sites])
+    series["site_module_type"] = _strings([site.module_type for site in sites])
+    series["site_dtype"] = _strings([site.dtype for site in sites])
+    series["site_order"] = np.array([site.order for site in sites], "<i4")
+    series["site_numel"] = np.array([site.numel for site in sites], "<i8")
+
+
+def _strings(texts: list[str]) -> Any:
+    # HDF5 text ends at a NUL and must be UTF-8; every other character is kept and left to the reader
+    kept = [text.replace("\0", "?").encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return np.array(kept, dtype=h5py.string_dtype())
+
+
+def _allocate(file: Any, spec: Array) -> int:
+    """Make a contiguous dataset without writing it; returns its offset."""
+    plist = h5p.create(h5p.DATASET_CREATE)
+    plist.set_layout(h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5d.FILL_TIME_NEVER)
+    group, _, name = spec.name.rpartition("/")
+    kind = h5t.py_create(np.dtype(spec.dtype))
+    space = h5s.create_simple(spec.shape)
+    dataset = h5py.Dataset(h5d.create(file.require_group(group).id, name.encode(), kind, space, plist))
+    dataset.attrs["units"] = spec.unit
+    dataset.attrs["long_name"] = spec.meaning
+    offset: int = dataset.id.get_offset()
+    return offset

@@ -1,0 +1,292 @@
+"""The run file while it is being written: a ring of rows in the hot path, a thread for everything else.
+
+A row is put into the ring in memory and, in row mode, into the ring in the file. The thread writes what the
+hot path did not (batch mode, or after an error), turns every finished block of rows into its series-major
+form with its pyramid, and keeps the head and the disk up to date. Rows leave the ring only after their block
+was written or given up, so the ring always holds the newest rows, also on a full disk.
+
+Nothing here raises into the training: after an OSError it warns once and tries again each second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time as clock
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nanscope.run import Floats
+from nanscope.store.publish import write_all
+from nanscope.store.pyramid import pyramid
+from nanscope.store.schema import (
+    EVENT_BYTES,
+    HEAD_SLOT,
+    ROW_HEAD,
+    ROW_HEAD_WORDS,
+    STATES,
+    Head,
+    Layout,
+    pack_head,
+)
+
+ROW_TICK, BATCH_TICK = 0.25, 0.05  # seconds between two looks of the thread at what there is to do
+SYNC_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+PATIENCE_SECONDS = 1.0  # that the training waits for room in the ring, and not again within RETRY_SECONDS
+JOIN_SECONDS = 10.0  # that close() waits for a disk that hangs
+
+_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class LiveFile:
+    """Writes rows and events into one published run file. `rows` counts the rows taken so far."""
+
+    def __init__(self, path: Path, descriptor: int, layout: Layout, offsets: dict[str, int]) -> None:
+        self.path = path
+        self.layout = layout
+        self.rows = 0
+        self._descriptor = descriptor
+        self._offsets = offsets
+        self._ring = np.zeros((layout.ring, layout.row_bytes // 4), "<u4")
+        self._values: Floats = self._ring[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + layout.columns].view("<f4")
+        self._bytes = self._ring.data.cast("B")
+        self._row_mode = layout.row_mode
+        self._room = layout.ring  # rows that may wait in the ring; 0 once closed
+        self._written = 0  # rows that are in the file's ring
+        self._freed = 0  # rows whose place in the ring may be taken
+        self._durable_blocks = 0
+        self._synced_rows = -1
+        self._event_bytes = 0
+        self._lost_rows = self._lost_events = 0
+        self._sequence = 0
+        self._warned = False
+        self._retry_at = self._stalled_until = self._sync_at = 0.0
+        self._lock = threading.Lock()  # for the newest row (amended or written) and the events
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._attempt(self._put_head)
+        self._thread = threading.Thread(target=self._work, name="nanscope-writer", daemon=True)
+        self._thread.start()
+
+    # The training's thread
+
+    def append(self, step: int, time: float, values: Floats) -> None:
+        """Take one row."""
+        row = self.rows
+        if row - self._freed >= self._room and not self._wait_for_room():
+            return
+        start = row % self.layout.ring
+        self._values[start] = values
+        start *= self.layout.row_bytes
+        ROW_HEAD.pack_into(self._bytes, start, row, step, time)
+        self._seal(start)
+        if self._row_mode and self._written == row:
+            self._write_row(row, start)
+        self.rows = row + 1
+        if row % self.layout.block == 0:
+            self._wake.set()
+
+    def amend(self, values: Floats) -> None:
+        """Replace the values of the newest row."""
+        row = self.rows - 1
+        if row < 0 or not self._room:
+            return
+        slot = row % self.layout.ring
+        with self._lock:
+            self._values[slot] = values
+            self._seal(slot * self.layout.row_bytes)
+            self._written = min(self._written, row)
+            if self._row_mode and self._written == row:
+                self._write_row(row, slot * self.layout.row_bytes)
+
+    def note(self, line: bytes) -> bool:
+        """Write one event at once; False when it is lost."""
+        with self._lock:
+            fits = self._event_bytes + len(line) <= EVENT_BYTES
+            if not (self._room and fits and self._attempt(lambda: self._put_event(line))):
+                self.lose_event()
+                return False
+        return True
+
+    def lose_event(self) -> None:
+        """Count an event that cannot be stored."""
+        self._lost_events += 1
+
+    def close(self, state: str) -> None:
+        """Write what is left and the final state. A second call does nothing."""
+        code = STATES.index(state)
+        if not self._room:
+            return
+        self._room = 0
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(JOIN_SECONDS)
+        if self._thread.is_alive():  # the disk hangs: leave the descriptor to the thread
+            return
+        self._retry_at = 0.0
+        self._round()
+        self._attempt(self._sync)
+        self._attempt(lambda: self._put_head(code))
+        self._attempt(lambda: _sync_data(self._descriptor))
+        os.close(self._descriptor)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's file without a trace."""
+        self._room = 0
+        self._lock = threading.Lock()  # the parent may have held it when it forked
+        os.close(self._descriptor)
+
+    def _wait_for_room(self) -> bool:
+        now = clock.monotonic()
+        until = now + PATIENCE_SECONDS if now >= self._stalled_until else now
+        while self._room and clock.monotonic() < until:
+            self._wake.set()
+            clock.sleep(0.0005)
+            if self.rows - self._freed < self._room:
+                return True
+        if self._room:
+            self._lost_rows += 1
+            if now >= self._stalled_until:
+                self._stalled_until = clock.monotonic() + RETRY_SECONDS
+                self._warn("the disk is too slow")
+        return False
+
+    def _seal(self, start: int) -> None:
+        end = start + self.layout.row_bytes - 4
+        crc = zlib.crc32(self._bytes[start:end])
+        self._bytes[end : end + 4] = crc.to_bytes(4, "little")
+
+    def _write_row(self, row: int, start: int) -> None:
+        size = self.layout.row_bytes
+        try:
+            write_all(self._descriptor, self._bytes[start : start + size], self._offsets["live/ring"] + start)
+        except OSError as error:
+            self._failed(error)  # the thread tries again
+        else:
+            self._written = row + 1
+
+    # The writer's thread; close() goes on in its place
+
+    def _work(self) -> None:
+        tick = ROW_TICK if self._row_mode else BATCH_TICK
+        while not self._stop.is_set():
+            self._wake.wait(tick)
+            self._wake.clear()
+            try:
+                self._round()
+            except MemoryError as error:  # the training is short of memory: the next round may have it
+                self._warn(f"out of memory {error}")
+
+    def _round(self) -> None:
+        if self._written < self.rows and clock.monotonic() >= self._retry_at:
+            self._attempt(self._write_rows)
+        self._write_blocks()
+        if clock.monotonic() >= self._sync_at:
+            self._sync_at = clock.monotonic() + SYNC_SECONDS
+            self._attempt(self._sync)
+
+    def _write_rows(self) -> None:
+        """Bring the file's ring up to date."""
+        stop = self.rows
+        start = max(self._written, stop - self.layout.ring)
+        self._write_slots(start, stop - 1)
+        with self._lock:  # the newest row may be amended meanwhile
+            self._write_slots(max(start, stop - 1), stop)
+            self._written = stop
+
+    def _write_slots(self, start: int, stop: int) -> None:
+        size, ring = self.layout.row_bytes, self.layout.ring
+        while start < stop:
+            slot = start % ring
+            count = min(stop - start, ring - slot)
+            data = self._bytes[slot * size : (slot + count) * size]
+            write_all(self._descriptor, data, self._offsets["live/ring"] + slot * size)
+            start += count
+
+    def _write_blocks(self) -> None:
+        """Write every finished block; its newest row must be final, so one row must follow it."""
+        block, spare = self.layout.block, self.layout.ring - self.layout.block
+        while self._freed + block < self.rows:
+            if not self._write_block(self._freed // block) and self.rows - self._freed < spare:
+                return  # there is room to try again later; else the oldest rows give way to the newest
+            self._freed += block
+            self._attempt(self._put_head)
+
+    def _write_block(self, number: int) -> bool:
+        if number >= self.layout.blocks:
+            self._warn(f"it is full after {self._freed} steps and keeps the last {self.layout.ring}")
+            return False
+        return clock.monotonic() >= self._retry_at and self._attempt(lambda: self._put_block(number))
+
+    def _put_block(self, number: int) -> None:
+        slot = number * self.layout.block % self.layout.ring
+        rows = slice(slot, slot + self.layout.block)
+        heads = np.ascontiguousarray(self._ring[rows, 2:ROW_HEAD_WORDS])
+        values = self._values[rows]
+        with np.errstate(all="ignore"):  # NaN and infinities are what this file is for
+            summaries = pyramid(values, self.layout.levels)
+        parts = {
+            "series/blocks": np.ascontiguousarray(values.T),
+            "series/step": np.ascontiguousarray(heads[:, :2]),
+            "series/time": np.ascontiguousarray(heads[:, 2:]),
+            **summaries,
+        }
+        crc = 0
+        for name, data in parts.items():
+            write_all(self._descriptor, data, self._offsets[name] + number * data.nbytes)
+            crc = zlib.crc32(data.data, crc)
+        entry = np.array([self.layout.block, crc], "<u4")  # written last: it declares the block complete
+        write_all(self._descriptor, entry, self._offsets["live/index"] + number * entry.nbytes)
+
+    def _put_event(self, line: bytes) -> None:
+        write_all(self._descriptor, line, self._offsets["live/events"] + self._event_bytes)
+        self._event_bytes += len(line)
+
+    def _put_head(self, state: int = 0) -> None:
+        self._sequence += 1
+        head = Head(
+            sequence=self._sequence,
+            rows=min(self._written, self.rows),
+            blocks=self._freed // self.layout.block,
+            durable_blocks=self._durable_blocks,
+            lost_rows=self._lost_rows,
+            lost_events=self._lost_events,
+            heartbeat=clock.time(),
+            pid=os.getpid(),
+            state=state,
+        )
+        offset = self._offsets["live/head"] + self._sequence % 2 * HEAD_SLOT
+        write_all(self._descriptor, pack_head(head), offset)
+
+    def _sync(self) -> None:
+        rows, blocks = self.rows, self._freed // self.layout.block
+        if rows != self._synced_rows:
+            _sync_data(self._descriptor)
+            self._durable_blocks, self._synced_rows = blocks, rows
+        self._put_head()
+
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except OSError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def _failed(self, error: OSError) -> None:
+        self._retry_at = clock.monotonic() + RETRY_SECONDS
+        self._warn(os.strerror(error.errno) if error.errno else str(error))
+
+    def _warn(self, reason: str) -> None:
+        """Say it once. A filter that turns warnings into errors must not end the training."""
+        if self._warned:
+            return
+        self._warned = True
+        with contextlib.suppress(Warning):
+            message = f"nanscope cannot write all of {self.path}: {reason}; the training goes on"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)

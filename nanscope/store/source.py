@@ -1,0 +1,110 @@
+"""The rows of a run file as a `Source`: blocks from the file, the rest from the ring as it was at opening."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanscope.run import Floats, Overview
+from nanscope.store.pyramid import HIGH, INF, LOW, MEAN, NAN, QUANTITIES, coarsen, summarise
+from nanscope.store.raw import RawFile
+from nanscope.store.recover import Recovered
+
+T = TypeVar("T", bound=np.generic)
+
+
+class FileSource:
+    """A consistent table: later rows of a live run are not in it."""
+
+    def __init__(self, raw: RawFile, recovered: Recovered) -> None:
+        self._raw = raw
+        self._layout = raw.layout
+        self._recovered = recovered
+        self._blocks: list[int] = recovered.blocks.tolist()
+        self._edge = len(self._blocks) * raw.layout.block  # the first row that no block holds
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self._edge + len(self._recovered.values)
+
+    def column(self, index: int, start: int, stop: int) -> Floats:
+        """One column, shape (stop - start,)."""
+        block, columns = self._layout.block, self._layout.columns
+        numbers, skip = self._blocks_of(start, stop)
+        starts = [4 * block * (number * columns + index) for number in numbers]
+        stored = self._raw.stripes("series/blocks", "<f4", starts, block).reshape(-1)
+        return self._joined(stored[skip:], self._recovered.values[:, index], start, stop)
+
+    def block(self, start: int, stop: int) -> Floats:
+        """All columns, shape (stop - start, columns)."""
+        block, columns = self._layout.block, self._layout.columns
+        out = np.empty((stop - start, columns), np.float32)
+        numbers, skip = self._blocks_of(start, stop)
+        first = start - skip
+        for number in numbers:
+            size = columns * block
+            stored = self._raw.read("series/blocks", "<f4", size, 4 * size * number).reshape(columns, block)
+            low, high = max(start, first), min(stop, first + block)
+            out[low - start : high - start] = stored[:, low - first : high - first].T
+            first += block
+        if stop > self._edge:
+            low = max(start, self._edge)
+            out[low - start :] = self._recovered.values[low - self._edge : stop - self._edge]
+        return out
+
+    def steps(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Step numbers, shape (stop - start,)."""
+        stored = self._per_row("series/step", "<i8", start, stop)
+        return self._joined(stored, self._recovered.steps, start, stop)
+
+    def times(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Seconds since the run began, shape (stop - start,)."""
+        stored = self._per_row("series/time", "<f8", start, stop)
+        return self._joined(stored, self._recovered.times, start, stop)
+
+    def overview(self, index: int, bucket: int) -> Overview:
+        """One column in buckets of about `bucket` rows: a multiple of a level of the pyramid."""
+        fitting = [(name, rows) for name, rows in self._layout.levels.items() if rows <= bucket]
+        if not fitting:
+            return _overview(summarise(self.column(index, 0, self.rows)[:, None], bucket)[0], bucket)
+        name, rows = fitting[-1]
+        factor = max(1, round(bucket / rows))
+        cells = self._cells(name, rows, index)
+        return _overview(coarsen(cells, factor) if cells.size else cells, rows * factor)
+
+    def _cells(self, level: str, rows: int, index: int) -> Floats:
+        """One column at one level, shape (quantities, buckets)."""
+        cells, columns = self._layout.block // rows, self._layout.columns
+        size = len(QUANTITIES) * cells
+        starts = [4 * size * (number * columns + index) for number in self._blocks]
+        stored = self._raw.stripes(level, "<f4", starts, size).reshape(-1, len(QUANTITIES), cells)
+        tail = summarise(self._recovered.values[:, index : index + 1], rows)[0]
+        return np.concatenate([stored.transpose(1, 0, 2).reshape(len(QUANTITIES), -1), tail], axis=1)
+
+    def _blocks_of(self, start: int, stop: int) -> tuple[list[int], int]:
+        """The blocks that rows start..stop touch, and how far into the first one `start` is."""
+        block = self._layout.block
+        stop = min(stop, self._edge)
+        if start >= stop:
+            return [], 0
+        return self._blocks[start // block : -(-stop // block)], start % block
+
+    def _per_row(self, dataset: str, dtype: str, start: int, stop: int) -> NDArray[Any]:
+        block = self._layout.block
+        numbers, skip = self._blocks_of(start, stop)
+        stored = self._raw.stripes(dataset, dtype, [8 * block * number for number in numbers], block)
+        return stored.reshape(-1)[skip:]
+
+    def _joined(self, stored: NDArray[T], tail: NDArray[T], start: int, stop: int) -> NDArray[T]:
+        kept = tail[max(0, start - self._edge) : max(0, stop - self._edge)]
+        if not len(stored):
+            return kept.copy()
+        return np.concatenate([stored, kept])[: stop - start] if len(kept) else stored[: stop - start]
+
+
+def _overview(cells: Floats, bucket: int) -> Overview:
+    nonfinite = (cells[NAN] + cells[INF]).astype(np.uint32)
+    return Overview(bucket, cells[LOW].copy(), cells[HIGH].copy(), cells[MEAN].copy(), nonfinite)

@@ -114,7 +114,7 @@ _ENTRIES = (
     ),
     Entry(
         "exp-overflow",
-        "exp of a number above 88.7 (float32) or 11.0 (float16) is infinite.",
+        "exp of a number above 88.7 (float32) or 11.1 (float16) is infinite.",
         ("exp received an element above the logarithm of the dtype's largest number",),
         ("every element was below it",),
         ("safe-rewrite",),

@@ -145,7 +145,8 @@ def make_run(
     if predicted is not None:
         named |= {f"predicted_{c}": counts for c, counts in enumerate(np.asarray(predicted).T)}
     table |= {Column(None, scalar): values for scalar, values in named.items()}
-    rows = max((np.size(values) for values in table.values()), default=0)
+    lengths = {np.shape(values)[0] for values in table.values() if np.ndim(values)}
+    rows = max(lengths, default=min(1, len(table)))
     arrays = [np.broadcast_to(column(values), (rows,)) for values in table.values()]
     numbers = np.arange(rows) if steps is None else np.asarray(steps)
     header = Header(tuple(table), dict(config or {}), dict(environment or {}), _model(outputs or {}))
@@ -177,16 +178,15 @@ def _noise(rows: int, seed: int, width: float) -> NDArray[np.float64]:
     return np.exp(np.random.default_rng(seed).normal(0, width, rows))
 
 
-def _classifier(rows: int, size: NDArray[np.float64], loss: ArrayLike, noise: float, **changes: Any) -> Run:
+def _classifier(rows: int, size: NDArray[np.float64], **changes: Any) -> Run:
     """All columns of a recorded three-layer classifier; `size` scales every norm, shape (rows,)."""
-    seeds = iter(range(100))
+    seeds, noise = iter(range(100)), 0.2
     parts: dict[str, Any] = {
         "inputs": 8.0 * _noise(rows, next(seeds), noise / 4),
         "outputs": {layer: 4 * size * _noise(rows, next(seeds), noise) for layer in LAYERS},
         "grad_outputs": {layer: 0.1 * size * _noise(rows, next(seeds), 4 * noise) for layer in LAYERS},
         "weights": {name: every(100, 18 * size + 1e-3 * np.arange(rows)) for name in PARAMETERS},
         "grads": {name: 0.5 * size * _noise(rows, next(seeds), 4 * noise) for name in PARAMETERS},
-        "loss": loss,
         "lr": 0.1,
         "samples": 1.0,
         "predicted_nan": np.zeros(rows),
@@ -203,7 +203,7 @@ def _classifier(rows: int, size: NDArray[np.float64], loss: ArrayLike, noise: fl
 def healthy_run(rows: int = 1500, **changes: Any) -> Run:
     """Batch size 1 that learns: noisy norms within a band, a heavy-tailed loss that falls."""
     fall = 2.3 * np.exp(-np.arange(rows) / (rows / 3)) + 0.05
-    return _classifier(rows, np.ones(rows), fall * _noise(rows, 50, 0.5), 0.2, **changes)
+    return _classifier(rows, np.ones(rows), **({"loss": fall * _noise(rows, 50, 0.5)} | changes))
 
 
 def diverged_run(rows: int = 1500, birth: int = 1440, growth: int = 40, **changes: Any) -> Run:
@@ -214,9 +214,11 @@ def diverged_run(rows: int = 1500, birth: int = 1440, growth: int = 40, **change
     size = 8.0 ** np.maximum(0, np.arange(rows) - (birth - growth))
     size = np.minimum(size, 1e35)
     loss = 2.3 * size * _noise(rows, 51, 0.5)
-    run = _classifier(
-        rows, size, loss, 0.2, state="finished", events=({"kind": "state", "step": birth} | _CLEAN,)
-    )
+    weights = {name: every(100, 18 * size) for name in PARAMETERS}
+    for norms in weights.values():
+        norms[birth - 6 : birth] = 18 * size[birth - 6 : birth]
+    events = ({"kind": "state", "step": birth} | _CLEAN,)
+    run = _classifier(rows, size, loss=loss, weights=weights, events=events)
     header, source = run.header, run.source
     arrays = [np.array(source.column(i, 0, rows)) for i in range(len(header.columns))]
     for values, (site, stat) in zip(arrays, ((c.site, c.stat) for c in header.columns), strict=True):
@@ -284,5 +286,5 @@ def collapsed_run(rows: int = 3000, since: int = 1000, **changes: Any) -> Run:
     outputs["layer2_activation"] = np.where(dead, 0, outputs["layer2_activation"])
     loss = np.where(dead, 2.3, 1.8) * _noise(rows, 61, 0.3)
     fraction = every(100, np.where(dead, 1.0, 0.3))
-    parts = {"outputs": outputs, "stats": {(Kind.OUTPUT, "layer2_activation", "dead_fraction"): fraction}}
-    return _classifier(rows, np.ones(rows), loss, 0.2, **(parts | changes))
+    parts = {"loss": loss, "outputs": outputs, "stats": {(Kind.OUTPUT, "layer2_activation", "dead_fraction"): fraction}}
+    return _classifier(rows, np.ones(rows), **(parts | changes))

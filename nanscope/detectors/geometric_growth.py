@@ -98,7 +98,8 @@ def _weights_grow(run: Run, step: int) -> bool | None:
     ratios = []
     for site in sites_of(run, Kind.WEIGHT):
         rows, norms = measured(run, site, "l2", max(0, stop - REACH), stop)
-        before, after = norms[rows < row], norms[rows >= row]
+        # A measurement early in the rise cannot tell yet.
+        before, after = norms[rows < row], norms[2 * rows >= row + stop]
         if before.size and after.size:
             ratios.append(float(after.max()) / max(float(np.median(before)), TINY))
     return max(ratios) >= LEFT_BAND if ratios else None

@@ -31,9 +31,12 @@ def loss_spike(run: Run) -> Iterable[Finding]:
         return
     top = int(spikes[np.argmax(means[spikes])])
     start = stop - means.size * block + top * block
-    loss = run.scalar("loss", start, start + block)
-    peak = start + int(np.nanargmax(np.where(np.isfinite(loss), loss, np.nan)))
     before = float(np.nanmax(means[top - PAST : top]))
+    # The spike's own first block may not be its highest.
+    low = np.flatnonzero(~(means[top:] > FACTOR * before))
+    length = (int(low[0]) if low.size else means.size - top) * block
+    loss = run.scalar("loss", start, start + length)
+    peak = start + int(np.nanargmax(np.where(np.isfinite(loss), loss, np.nan)))
     yield Finding(
         "NS302",
         "loss-spike",

@@ -113,7 +113,7 @@ def gather(
         outer: ids of the weights whose gradient is the outer product of its factors, see `nanscope.factors`.
         classes: whether to count predicted classes.
     """
-    seen = [s for s in probes.seen if s.of.reached and not s.overwritten]
+    seen = [s for s in probes.seen if s.of.reached and s.usable]
     known = [Norm.of(s) for s in seen if s.norm is not None]
     late = [Norm.of(s) for s in seen if s.norm is None]
     factored = {id(call.weight): call for call in probes.linears if id(call.weight) in outer and call.sound}

@@ -64,6 +64,11 @@ class Sighting:
     exact: stats.Exact | None = None
 
     @property
+    def usable(self) -> bool:
+        """Whether its numbers are there, or can still be had from the tensor."""
+        return self.norm is not None or not self.overwritten
+
+    @property
     def overwritten(self) -> bool:
         """Whether something wrote into the tensor since the hook saw it: it must not be measured now."""
         return self.tensor is not None and self.tensor._version != self.version

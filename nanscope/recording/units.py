@@ -27,7 +27,7 @@ class Units:
             return
         self._samples += samples
         for sighting in seen:
-            if sighting.place in self._places and not sighting.overwritten:
+            if sighting.place in self._places and sighting.usable:
                 self._merge(sighting)
 
     def _merge(self, sighting: Sighting) -> None:

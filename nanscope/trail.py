@@ -40,7 +40,7 @@ def _signs(findings: tuple[Finding, ...]) -> Iterator[Link]:
 def _before(run: Run, birth: Finding, growth: Finding | None) -> Iterator[Link]:
     """The weights on their way up, and the last finite loss."""
     stop = int(run.steps.searchsorted(birth.step))
-    start = int(run.steps.searchsorted(growth.step)) if growth else stop
+    start = int(run.steps.searchsorted(growth.step)) + 1 if growth else stop
     yield from _largest_weight(run, start, stop)
     if stop and run.has(None, "loss"):
         loss = run.scalar("loss", stop - 1, stop)[0]

@@ -286,5 +286,9 @@ def collapsed_run(rows: int = 3000, since: int = 1000, **changes: Any) -> Run:
     outputs["layer2_activation"] = np.where(dead, 0, outputs["layer2_activation"])
     loss = np.where(dead, 2.3, 1.8) * _noise(rows, 61, 0.3)
     fraction = every(100, np.where(dead, 1.0, 0.3))
-    parts = {"loss": loss, "outputs": outputs, "stats": {(Kind.OUTPUT, "layer2_activation", "dead_fraction"): fraction}}
+    parts = {
+        "loss": loss,
+        "outputs": outputs,
+        "stats": {(Kind.OUTPUT, "layer2_activation", "dead_fraction"): fraction},
+    }
     return _classifier(rows, np.ones(rows), **(parts | changes))

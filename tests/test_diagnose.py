@@ -49,7 +49,13 @@ def test_a_healthy_run() -> None:
     """Nothing found, nothing claimed, nothing to try."""
     answer = diagnose(healthy_run())
     assert answer.verdict is Verdict.HEALTHY
-    assert (answer.origin, answer.causes, answer.findings, answer.remedies, answer.trail) == (None, (), (), (), ())
+    assert (answer.origin, answer.causes, answer.findings, answer.remedies, answer.trail) == (
+        None,
+        (),
+        (),
+        (),
+        (),
+    )
     assert "1500" in answer.summary
 
 
@@ -58,13 +64,24 @@ def test_the_real_story() -> None:
     answer = diagnose(diverged_run(birth=1440))
     assert answer.verdict is Verdict.DIVERGED
     assert answer.origin is not None
-    assert (answer.origin.step, answer.origin.phase, answer.origin.module) == (1440, Phase.FORWARD, "final_layer")
+    assert (answer.origin.step, answer.origin.phase, answer.origin.module) == (
+        1440,
+        Phase.FORWARD,
+        "final_layer",
+    )
     assert (answer.origin.op, answer.origin.location, answer.origin.operands) == (None, None, ())
     assert names(answer) == ["learning-rate-divergence", "dtype-overflow"]
     assert any("log(0)" in line and "excluded" in line for line in answer.causes[0].evidence)
     assert "index 0" in answer.summary
     told = "\n".join(link.what for link in answer.trail)
-    order = ["grows from step", "norm of", "one step before", "10 infinite", "loss is nan", "gradients of 3 of 3"]
+    order = [
+        "grows from step",
+        "norm of",
+        "one step before",
+        "10 infinite",
+        "loss is nan",
+        "gradients of 3 of 3",
+    ]
     order += ["3 of 3 parameters", "index 0", "accuracy is the share of class 0 (0.100)"]
     places = [told.index(part) for part in order]
     assert places == sorted(places)
@@ -89,7 +106,10 @@ def test_a_collapse_says_what_it_is_not() -> None:
         ({"lr": until(1e30, 0.1)}, ["bad-learning-rate"]),
         ({"lr": until(INF, 0.1)}, ["bad-learning-rate"]),
         ({"outputs": {"fc": np.ones(ROWS)}}, []),
-        ({"outputs": {"fc": np.ones(ROWS)}, "loss": np.ones(ROWS), "grad_outputs": {"fc": until(INF)}}, ["gradient-explosion"]),
+        (
+            {"outputs": {"fc": np.ones(ROWS)}, "loss": np.ones(ROWS), "grad_outputs": {"fc": until(INF)}},
+            ["gradient-explosion"],
+        ),
         ({"outputs": {"fc": np.ones(ROWS)}, "loss": np.ones(ROWS)}, []),
         ({}, []),
     ],
@@ -192,7 +212,10 @@ def test_json_is_plain() -> None:
 
 def test_what_the_recorder_could_not_do_is_unknown() -> None:
     """A recorder that stepped aside, a killed run and lost rows are said; an exception is in the trail."""
-    events = ({"kind": "recorder-failed", "step": 7, "message": "boom"}, {"kind": "error", "step": 9, "message": "oom"})
+    events = (
+        {"kind": "recorder-failed", "step": 7, "message": "boom"},
+        {"kind": "error", "step": 9, "message": "oom"},
+    )
     answer = diagnose(diverged_run(state="killed", events=events, lost=("2 rows were lost",)))
     told = "\n".join(answer.unknowns)
     assert all(part in told for part in ("stepped aside", "boom", "did not close", "2 rows were lost"))

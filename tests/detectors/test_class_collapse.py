@@ -33,9 +33,13 @@ def noisy(loss: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def test_a_dead_layer_though_the_predictions_wander() -> None:
-    """All ten classes are "predicted", yet a hidden layer is zero: found, with the layer and about the step."""
+    """All ten classes are "predicted", yet a hidden layer is zero."""
     (found,) = class_collapse(collapsed_run(rows=3000, since=1000))
-    assert (found.rule, found.severity, str(found.site)) == ("NS202", Severity.ERROR, "layer2_activation.output")
+    assert (found.rule, found.severity, str(found.site)) == (
+        "NS202",
+        Severity.ERROR,
+        "layer2_activation.output",
+    )
     assert 700 <= found.step <= 1000
     assert found.evidence["classes"] > 9
 
@@ -119,7 +123,9 @@ def test_a_diverged_run_did_not_collapse() -> None:
 
 def test_effective_classes_against_the_definition() -> None:
     """exp of the Shannon entropy, by hand."""
-    assert effective_classes(np.array([[0.25] * 4, [1, 0, 0, 0], [0.5, 0.5, 0, 0]])) == pytest.approx([4, 1, 2])
+    assert effective_classes(np.array([[0.25] * 4, [1, 0, 0, 0], [0.5, 0.5, 0, 0]])) == pytest.approx(
+        [4, 1, 2]
+    )
 
 
 def test_nothing_is_claimed_of_a_regression() -> None:

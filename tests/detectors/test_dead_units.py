@@ -13,7 +13,9 @@ def with_dead(*fractions: float, samples: int = 1) -> list[str]:
     """Sites found in a run that measured these dead fractions, one per 100 steps."""
     values = every(100, np.repeat(fractions, 100))
     run = make_run(
-        outputs={"act": np.ones(values.size)}, stats={(Kind.OUTPUT, "act", "dead_fraction"): values}, samples=samples
+        outputs={"act": np.ones(values.size)},
+        stats={(Kind.OUTPUT, "act", "dead_fraction"): values},
+        samples=samples,
     )
     return [f"{finding.site}@{finding.step}" for finding in dead_units(run)]
 
@@ -37,7 +39,9 @@ def test_one_measurement_is_not_enough() -> None:
 def test_windows_of_few_samples_do_not_speak() -> None:
     """Near miss: measured at every step near trouble, each window holds a single sample."""
     fraction = np.full(30, 0.95)
-    run = make_run(outputs={"act": np.ones(30)}, stats={(Kind.OUTPUT, "act", "dead_fraction"): fraction}, samples=1)
+    run = make_run(
+        outputs={"act": np.ones(30)}, stats={(Kind.OUTPUT, "act", "dead_fraction"): fraction}, samples=1
+    )
     assert not list(dead_units(run))
 
 

@@ -86,7 +86,11 @@ def test_poison_in_the_state_is_the_update_before() -> None:
 )
 def test_poison_from_the_start(state: dict[str, Any], name: str) -> None:
     """A bad parameter, or the bad buffer of the first bad module, at the first step is the init phase."""
-    run = make_run(outputs={"a": [NAN, NAN], "b": [NAN, NAN]}, loss=[NAN, NAN], events=[{"kind": "state", "step": 0} | state])
+    run = make_run(
+        outputs={"a": [NAN, NAN], "b": [NAN, NAN]},
+        loss=[NAN, NAN],
+        events=[{"kind": "state", "step": 0} | state],
+    )
     (found,) = first_nonfinite(run)
     assert (found.phase, found.evidence["name"]) == (Phase.INIT, name)
 

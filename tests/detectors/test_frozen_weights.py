@@ -15,11 +15,14 @@ ROWS = 1000
 def with_weight(norms: np.ndarray, grad: float | None = 0.5, lr: float = 0.1) -> Run:
     """One parameter, measured every 100 steps."""
     grads = None if grad is None else {"fc.weight": np.full(ROWS, grad)}
-    return make_run(outputs={"fc": np.ones(ROWS)}, weights={"fc.weight": every(100, norms)}, grads=grads, lr=lr)
+    return make_run(
+        outputs={"fc": np.ones(ROWS)}, weights={"fc.weight": every(100, norms)}, grads=grads, lr=lr
+    )
 
 
 @pytest.mark.parametrize(
-    ("grad", "lr", "why"), [(0.5, 0.1, "optimizer"), (0.0, 0.1, "exactly zero"), (0.5, 0.0, "learning rate is zero")]
+    ("grad", "lr", "why"),
+    [(0.5, 0.1, "optimizer"), (0.0, 0.1, "exactly zero"), (0.5, 0.0, "learning rate is zero")],
 )
 def test_a_constant_weight_and_its_reason(grad: float, lr: float, why: str) -> None:
     """Not given to the optimizer, cut off from the loss, or a zero learning rate."""

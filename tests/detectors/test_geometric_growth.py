@@ -63,7 +63,9 @@ def test_fast_and_slow_growth(since: int, rate: float) -> None:
 def test_five_updates_are_enough() -> None:
     """The measured case: the largest weight goes from 3e10 to 1e27 in five updates."""
     norms = [*growing(300, 300, 1.0, 0.1), 3e10, 8e10, 1e15, 1e18, 1e27]
-    run = make_run(outputs={"a": [*norms, NAN]}, weights={"a.weight": [*norms, NAN]}, loss=[1.0] * 305 + [NAN])
+    run = make_run(
+        outputs={"a": [*norms, NAN]}, weights={"a.weight": [*norms, NAN]}, loss=[1.0] * 305 + [NAN]
+    )
     (found,) = geometric_growth(run)
     assert 298 <= found.step <= 301
     assert found.evidence["weights_grow"] is True
@@ -80,7 +82,9 @@ def test_the_site_that_moved_first() -> None:
 def test_weights_that_stay_are_told() -> None:
     """Outputs grow, weights are measured to the end and do not."""
     run = make_run(
-        outputs={"a": [*growing(200, 150, 2.0), NAN]}, weights={"a.weight": [3.0] * 201}, loss=[1.0] * 200 + [NAN]
+        outputs={"a": [*growing(200, 150, 2.0), NAN]},
+        weights={"a.weight": [3.0] * 201},
+        loss=[1.0] * 200 + [NAN],
     )
     (found,) = geometric_growth(run)
     assert found.evidence["weights_grow"] is False

@@ -25,7 +25,9 @@ def test_near_the_limit(dtype: str, value: float) -> None:
     assert found.evidence["room"] == pytest.approx(LIMITS[dtype] / value, rel=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("float16", 4000), ("float32", 1e20), ("bfloat16", 3e4), ("float64", 1e38)])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float16", 4000), ("float32", 1e20), ("bfloat16", 3e4), ("float64", 1e38)]
+)
 def test_room_enough(dtype: str, value: float) -> None:
     """Near miss: large, and harmless in this dtype."""
     assert not list(headroom(with_max([1, value], dtype)))

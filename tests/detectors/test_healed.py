@@ -24,7 +24,9 @@ def test_a_nan_that_is_gone_again() -> None:
 
 def test_a_masked_nan_is_healed_even_at_the_end() -> None:
     """A NaN output that never reached loss or gradients, up to the last step."""
-    run = make_run(outputs={"a": [1, NAN, NAN], "b": [1, 1, 1]}, grads={"a.weight": [1, 1, 1]}, loss=[1, 1, 1])
+    run = make_run(
+        outputs={"a": [1, NAN, NAN], "b": [1, 1, 1]}, grads={"a.weight": [1, 1, 1]}, loss=[1, 1, 1]
+    )
     (found,) = healed(run)
     assert (found.severity, found.evidence["reached_loss_or_gradients"]) == (Severity.WARNING, False)
     assert "masked" in found.message
@@ -52,7 +54,7 @@ def test_a_nan_that_stays_is_not_healed() -> None:
 
 
 def test_weights_at_a_cadence_stay_poisoned_between_measurements() -> None:
-    """Near miss: a poisoned weight of an unused branch, not measured at the following steps, has not healed."""
+    """Near miss: a poisoned weight that is not measured at the next steps has not healed."""
     run = make_run(weights={"a.weight": [1, NAN, None, None]}, loss=[1, 1, 1, 1])
     assert not list(healed(run))
     (found,) = first_nonfinite(run)

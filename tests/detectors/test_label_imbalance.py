@@ -21,7 +21,9 @@ def predictions(share: float) -> np.ndarray:
 
 def test_predictions_follow_the_labels() -> None:
     """82 % of the labels and 84 % of the predictions are class 9: a note."""
-    (found,) = label_imbalance(healthy_run(ROWS, config={"label_counts": SKEWED}, predicted=predictions(0.84)))
+    (found,) = label_imbalance(
+        healthy_run(ROWS, config={"label_counts": SKEWED}, predicted=predictions(0.84))
+    )
     assert (found.severity, found.evidence["class"]) == (Severity.NOTE, 9)
     assert found.evidence["label_share"] == pytest.approx(0.82)
     assert found.evidence["predicted_share"] == pytest.approx(0.84, abs=0.03)
@@ -29,7 +31,9 @@ def test_predictions_follow_the_labels() -> None:
 
 def test_the_ruling_class_is_not_predicted() -> None:
     """Near miss: skewed labels, but the predictions are another class."""
-    assert not list(label_imbalance(healthy_run(ROWS, config={"label_counts": SKEWED}, predicted=predictions(0.1))))
+    assert not list(
+        label_imbalance(healthy_run(ROWS, config={"label_counts": SKEWED}, predicted=predictions(0.1)))
+    )
 
 
 def test_balanced_labels() -> None:

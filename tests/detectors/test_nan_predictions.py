@@ -20,7 +20,11 @@ def test_class_zero_is_no_preference() -> None:
 def test_partly_nan_rows_are_not_called_all_nan() -> None:
     """Near miss: rows that hold some NaN; argmax is the first NaN, not index 0."""
     run = make_run(
-        outputs={"": [1, NAN, NAN]}, loss=[1, NAN, NAN], samples=1, predicted=np.eye(3), predicted_nan=[0, 1, 1]
+        outputs={"": [1, NAN, NAN]},
+        loss=[1, NAN, NAN],
+        samples=1,
+        predicted=np.eye(3),
+        predicted_nan=[0, 1, 1],
     )
     (found,) = nan_predictions(run)
     assert found.evidence["all_logits_nan"] is False

@@ -7,13 +7,35 @@ import pytest
 
 from nanscope.causes import CATALOGUE, COLLAPSE_REMEDIES, REMEDIES, Entry
 
-IDS = (
-    "learning-rate-divergence activation-explosion gradient-explosion dtype-overflow exp-overflow log-of-zero "
-    "domain-error division-by-zero inf-minus-inf zero-times-inf sqrt-at-zero pow-at-zero domain-boundary-gradient "
-    "masked-branch-gradient fully-masked-softmax empty-reduction degenerate-reduction bad-input bad-target "
-    "bad-parameter bad-buffer optimizer-update bad-learning-rate custom-function gradient-hook loss-scale-overflow "
-    "not-reproducible"
-).split()
+IDS = [
+    "learning-rate-divergence",
+    "activation-explosion",
+    "gradient-explosion",
+    "dtype-overflow",
+    "exp-overflow",
+    "log-of-zero",
+    "domain-error",
+    "division-by-zero",
+    "inf-minus-inf",
+    "zero-times-inf",
+    "sqrt-at-zero",
+    "pow-at-zero",
+    "domain-boundary-gradient",
+    "masked-branch-gradient",
+    "fully-masked-softmax",
+    "empty-reduction",
+    "degenerate-reduction",
+    "bad-input",
+    "bad-target",
+    "bad-parameter",
+    "bad-buffer",
+    "optimizer-update",
+    "bad-learning-rate",
+    "custom-function",
+    "gradient-hook",
+    "loss-scale-overflow",
+    "not-reproducible",
+]
 
 
 def test_the_public_ids() -> None:

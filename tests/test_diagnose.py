@@ -76,7 +76,7 @@ def test_the_real_story() -> None:
     told = "\n".join(link.what for link in answer.trail)
     order = [
         "grows from step",
-        "norm of",
+        "weight is",
         "one step before",
         "10 infinite",
         "loss is nan",
@@ -182,7 +182,7 @@ def test_a_scaler_at_work_is_healthy_and_explained() -> None:
 
 
 def test_remedies_carry_the_runs_numbers_and_drop_the_pointless() -> None:
-    """lr / 10 is offered as a first try; a larger batch only where the batch is small; nothing is promised."""
+    """A tenth of the lr is a first try; a larger batch only where it is small; nothing is promised."""
     small = diagnose(diverged_run())
     changes = {remedy.id: remedy.change for remedy in small.remedies}
     assert "it was 0.1; 0.01 is a first try" in changes["lower-learning-rate"]

@@ -193,7 +193,7 @@ def _relative_moves(values: NDArray[np.float32]) -> float | None:
 
 def _one_class(run: Run, view: Windows) -> Finding | None:
     """One class for (nearly) everything, with labels that are mixed and a loss that does not fall."""
-    stalled = view.loss.size >= 2 and view.loss[-1] > STALLED * view.loss[-2]
+    stalled = view.loss.size >= 2 and view.loss[-1] > STALLED * view.loss[:-1].min()
     if not stalled or max(label_shares(run), default=0.0) >= BALANCED:
         return None
     return _in_evaluation(run, view) or _in_training(run, view)

@@ -122,7 +122,7 @@ def test_a_diverged_run_did_not_collapse() -> None:
 
 
 def test_effective_classes_against_the_definition() -> None:
-    """exp of the Shannon entropy, by hand."""
+    """The exponential of the Shannon entropy, by hand."""
     assert effective_classes(np.array([[0.25] * 4, [1, 0, 0, 0], [0.5, 0.5, 0, 0]])) == pytest.approx(
         [4, 1, 2]
     )

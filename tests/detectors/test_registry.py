@@ -1,4 +1,4 @@
-"""The tuple of detectors: complete, in agreement with the files, quiet on a healthy run and on an empty one."""
+"""The tuple of detectors: complete, as the files say, quiet on a healthy run and on an empty one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+"""Numbers as people read them, the same way on every screen.
+
+Counts have their thousands apart. The number of a step is a name that is typed into commands: it stands as
+it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+MISSING_WORD = "-"
+
+
+def count(value: int) -> str:
+    """A whole number with its thousands apart: `43,110`."""
+    return f"{value:,}"
+
+
+def number(value: float | None) -> str:
+    """A measured number in three significant digits: `0.254`, `1,653`, `1.4e26`, `nan`; `-` for None."""
+    if value is None:
+        return MISSING_WORD
+    if not math.isfinite(value) or value == 0:
+        return f"{value:.0f}"
+    if 1e-3 <= abs(value) < 999.5:
+        return f"{value:.3g}"
+    if 999.5 <= abs(value) < 99999.5:
+        return f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def score(value: float | None) -> str:
+    """A loss or a share in three decimals, so that a column lines up: `0.951`; a large one as `number`."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1000:
+        return number(value)
+    return f"{value:.3f}"

@@ -21,6 +21,7 @@ REACH = 4096
 USUAL = 1000
 ROWS = 5
 
+LOSS = "loss"
 USUAL_MARK, MORE_MARK, BAD_MARK, GAP_MARK = ".", "+", "x", " "
 
 Doubles = NDArray[np.float64]
@@ -99,8 +100,8 @@ def _candidates(run: Run) -> Iterator[tuple[int, str]]:
     alone = all(site.name == "" for site in run.sites)
     for index, column in enumerate(run.header.columns):
         site = column.site
-        if column == Column(None, "loss"):
-            yield index, "loss"
+        if column == Column(None, LOSS):
+            yield index, LOSS
         elif site and column.stat == "l2" and site.kind is not Kind.INPUT and (site.name or alone):
             yield index, str(site)
 
@@ -142,7 +143,7 @@ def _chosen(found: list[Strip], run: Run) -> tuple[Strip, ...]:
         module = modules.get(strip.name, strip.name)
         if module not in best or _decades(strip) > _decades(best[module]):
             best[module] = strip
-    steepest = sorted(best.values(), key=_decades, reverse=True)[:ROWS]
+    steepest = sorted(best.values(), key=lambda s: (s.name != LOSS, -_decades(s)))[:ROWS]
     return tuple(sorted(steepest, key=lambda strip: (_first_move(strip.marks), -_decades(strip))))
 
 

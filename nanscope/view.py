@@ -16,15 +16,17 @@ import numpy as np
 from nanscope.facts import batch_of, facts_of, job_of, notices_of, replay_command, updates_per_epoch
 from nanscope.growth import Growth, growth_before
 from nanscope.numbers import count
-from nanscope.run import Floats, Run
+from nanscope.run import Floats, Run, is_missing
 from nanscope.values import Cause, Diagnosis, Epoch, Finding, Severity, Verdict
 
 LOSS_ROWS = 100
 ONE_CLASS_RULES = ("NS201", "NS202", "NS203", "NS205")
 """Rules whose message says why all predictions are one class, the strongest first."""
-DERIVED = frozenset({"case", "updates_per_epoch", "aftermath"})
+DERIVED = frozenset(
+    {"case", "updates_per_epoch", "aftermath", "classes", "label_counts", "input_mean", "input_std"}
+)
 """Settings that follow from the others or do not touch the training."""
-OF_DATASET = frozenset({"train_size", "test_size", "classes", "label_counts", "input_mean", "input_std"})
+OF_DATASET = frozenset({"train_size", "test_size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class View:
         facts: the run as JSON types: name, steps, state, config, environment, epochs, lost.
         headline: where and when in one short line, without the verdict.
         job: the settings in words; empty when none is on record.
-        loss: training loss at the beginning and at the end, each a mean over up to `LOSS_ROWS` finite
-            values; None when there is none at either end.
+        loss: training loss at the beginning and at the end, each a mean over up to `LOSS_ROWS` steps, NaN
+            when one of them is not finite; None when it was not measured there.
         score: the last evaluation.
         growth: what grew before the origin.
         causes: each with the evidence that is told neither by the trail nor by a cause before it.
@@ -121,14 +123,12 @@ def _headline(run: Run, diagnosis: Diagnosis) -> str:
     if diagnosis.origin:
         origin = diagnosis.origin
         place = str(origin.site or origin.module or origin.phase)
-        return (
-            f"first non-finite value at step {origin.step}{_epoch(run, origin.step)}, {origin.phase}, {place}"
-        )
+        return f"at step {origin.step}{_epoch(run, origin.step)}, {origin.phase}, {place}"
     worst = max(diagnosis.findings, key=lambda finding: (finding.severity, -finding.step), default=None)
     if worst is None or worst.severity is Severity.NOTE:
         return _calm(run, diagnosis)
     place = f", {worst.site}" if worst.site else ""
-    return f"{worst.slug.replace('-', ' ')} since step {worst.step}{_epoch(run, worst.step)}{place}"
+    return f"since step {worst.step}{_epoch(run, worst.step)}{place}: {worst.slug.replace('-', ' ')}"
 
 
 def _calm(run: Run, diagnosis: Diagnosis) -> str:
@@ -146,13 +146,15 @@ def _loss(run: Run) -> tuple[float, float] | None:
     if not run.has(None, "loss") or not len(run):
         return None
     rows = max(1, min(LOSS_ROWS, len(run) // 10))
-    first, last = _finite_mean(run.scalar("loss", 0, rows)), _finite_mean(run.scalar("loss", len(run) - rows))
+    first, last = _mean(run.scalar("loss", 0, rows)), _mean(run.scalar("loss", len(run) - rows))
     return None if first is None or last is None else (first, last)
 
 
-def _finite_mean(values: Floats) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean(dtype=np.float64)) if finite.size else None
+def _mean(values: Floats) -> float | None:
+    measured = values[~is_missing(values)].astype(np.float64)
+    if not measured.size:
+        return None
+    return float(measured.mean()) if np.isfinite(measured).all() else float("nan")
 
 
 def _growth(run: Run, diagnosis: Diagnosis) -> Growth | None:

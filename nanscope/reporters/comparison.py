@@ -11,14 +11,15 @@ from nanscope.reporters._page import BAD, DIM, STRONG, Page, fit
 from nanscope.reporters.heatmap import draw_heatmap
 from nanscope.view import Compared, Comparison
 
-LABEL_CELLS = 14
+LABEL_CELLS = 16
 COLUMNS = (
     ("test", "loss", 7),
     ("", "accuracy", 8),
     ("macro", "F1", 6),
-    ("seconds", "per epoch", 9),
-    ("updates", "per epoch", 9),
+    ("seconds", "/ epoch", 7),
+    ("updates", "/ epoch", 7),
 )
+LAST = ("verdict, first", "non-finite step")
 GAP = "   "
 
 
@@ -38,9 +39,8 @@ def render_comparison(comparison: Comparison, out: TextIO) -> None:
 
 def _table(page: Page, comparison: Comparison) -> None:
     for row in (0, 1):
-        titles = " ".join(f"{column[row]:>{column[2]}}" for column in COLUMNS)
-        last = ("", "verdict")[row]
-        page.line(Text(f"{('', 'case')[row]:<{LABEL_CELLS}}{titles}  {last}".rstrip(), DIM))
+        titles = "  ".join(f"{column[row]:>{column[2]}}" for column in COLUMNS)
+        page.line(Text(f"{('', 'case')[row]:<{LABEL_CELLS}}{titles}  {LAST[row]}", DIM))
     for case in comparison.cases:
         page.line(_row(page, case))
     if any(case.estimated for case in comparison.cases):
@@ -56,7 +56,7 @@ def _row(page: Page, case: Compared) -> Text:
     result = case.score
     scores = [score(value) for value in (result.loss, result.accuracy, result.f1)] if result else ["-"] * 3
     cells = zip((*scores, seconds, updates), COLUMNS, strict=True)
-    numbers = " ".join(f"{cell:>{column[2]}}" for cell, column in cells)
+    numbers = "  ".join(f"{cell:>{column[2]}}" for cell, column in cells)
     at = "" if case.first_nonfinite is None else f" {case.first_nonfinite}"
     verdict = page.verdict(case.diagnosis.verdict)
     return Text.assemble(fit(page.words(case.label), LABEL_CELLS), numbers, "  ", verdict, at)

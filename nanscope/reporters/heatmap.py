@@ -7,7 +7,7 @@ from itertools import chain
 from rich.text import Text
 
 from nanscope.numbers import count
-from nanscope.reporters._page import DIM, STRONG, Page, clip
+from nanscope.reporters._page import BAD, DIM, STRONG, Page, clip
 from nanscope.view import Compared
 
 # Dark blue to yellow with rising lightness, after cividis; the text on it is light, then dark.
@@ -24,7 +24,8 @@ def draw_heatmap(page: Page, case: Compared) -> list[Text]:
     matrix = case.score.confusion if case.score else ()
     if not matrix:
         return []
-    title = Text(clip(page.words(case.label), page.width), STRONG)
+    label = clip(page.words(case.label), page.width - 2)
+    title = Text(f"{page.glyphs.error} {label}", BAD) if case.reading else Text(label, STRONG)
     cell = max(len(str(value)) for value in (*chain.from_iterable(matrix), len(matrix) - 1)) + 1
     row_label = len(str(len(matrix) - 1))
     if row_label + 1 + cell * len(matrix) > page.width:

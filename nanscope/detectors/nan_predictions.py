@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanscope.detectors._births import lasting
-from nanscope.detectors._rows import sites_of, step_of, value_at
-from nanscope.run import Run
+from nanscope.detectors._rows import sites_of, step_of
+from nanscope.run import Floats, Run
 from nanscope.values import Finding, Kind, Phase, Severity, Site
 
 
@@ -27,33 +28,35 @@ def nan_predictions(run: Run) -> Iterable[Finding]:
         return
     start = episode.start + int(asked[0])
     rows = int(samples[asked].sum())
-    whole = _all_nan(run, start, float(samples[asked[0]]))
+    whole = _all_nan_since(run, episode.start + asked, samples[asked])
     yield Finding(
         "NS201",
         "argmax-of-nan",
         Severity.ERROR,
         step_of(run, start),
-        f"since step {step_of(run, start)} the logits of all {rows} samples hold NaN: {_reading(whole)}",
+        f"since step {step_of(run, start)} the logits of all {rows} samples hold NaN{_reading(run, start, whole)}",
         _logits(run),
         Phase.FORWARD,
-        {"samples": rows, "predicted_nan": rows, "all_logits_nan": whole},
+        {"samples": rows, "predicted_nan": rows, "all_logits_nan": whole is not None},
     )
 
 
-def _reading(whole: bool) -> str:
-    if whole:
-        return "argmax of an all-NaN row is index 0, so class 0 is no preference of the model"
-    return "argmax returns the index of the first NaN, so the class is no preference of the model"
+def _reading(run: Run, start: int, whole: int | None) -> str:
+    if whole is None:
+        return ": argmax returns the index of the first NaN, so the class is no preference of the model"
+    since = f" (nothing else since step {step_of(run, whole)})" if whole > start else ""
+    return f"{since}: argmax of an all-NaN row is index 0, so class 0 is no preference of the model"
 
 
-def _all_nan(run: Run, row: int, samples: float) -> bool:
-    """Whether the logits are NaN through and through; False where that was not counted."""
-    site = _logits(run)
-    classes = len(class_names(run))
-    nan = value_at(run, site, "nan_count", row) if site else None
-    # The step after the first may be the first that is NaN through and through.
-    later = value_at(run, site, "nan_count", len(run) - 1) if site else None
-    return bool(classes) and samples * classes in (nan, later)
+def _all_nan_since(run: Run, rows: NDArray[np.int64], samples: Floats) -> int | None:
+    """First of the rows from which on all logits are NaN; None if they are not at the end."""
+    site, classes = _logits(run), len(class_names(run))
+    if site is None or not classes or not run.has(site, "nan_count"):
+        return None
+    counts = run.series(site, "nan_count")[rows]
+    mixed = np.flatnonzero(counts != samples * classes)
+    first = int(mixed[-1]) + 1 if mixed.size else 0
+    return int(rows[first]) if first < rows.size else None
 
 
 def class_names(run: Run) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nanscope.detectors.nan_predictions import nan_predictions
+from nanscope.values import Kind
 from tests.builders import CLASSES, diverged_run, healthy_run, make_run
 
 NAN = np.nan
@@ -29,6 +30,23 @@ def test_partly_nan_rows_are_not_called_all_nan() -> None:
     (found,) = nan_predictions(run)
     assert found.evidence["all_logits_nan"] is False
     assert "index 0" not in found.message
+
+
+def test_rows_that_turn_all_nan_later_are_told_apart() -> None:
+    """The first bad logits mix infinities and NaN, the later ones are NaN alone: both steps are named."""
+    stats = {(Kind.OUTPUT, "", "nan_count"): [0, 2, 3, 3]}
+    run = make_run(
+        outputs={"": [1, NAN, NAN, NAN]},
+        loss=[1, NAN, NAN, NAN],
+        samples=1,
+        predicted=np.ones((4, 3)),
+        predicted_nan=[0, 1, 1, 1],
+        stats=stats,
+    )
+    (found,) = nan_predictions(run)
+    assert found.step == 1
+    assert "nothing else since step 2" in found.message
+    assert found.evidence["all_logits_nan"] is True
 
 
 def test_one_sound_row_of_the_batch_says_no() -> None:

@@ -31,6 +31,7 @@ class ArraySource:
         self._columns = tuple(columns)
         self._steps = steps
         self._times = times
+        self._overviews: dict[tuple[int, int], Overview] = {}
 
     @property
     def rows(self) -> int:
@@ -54,7 +55,15 @@ class ArraySource:
         return self._times[start:stop]
 
     def overview(self, index: int, bucket: int) -> Overview:
-        """One column in buckets of exactly the given number of rows; the last may be shorter."""
+        """One column in buckets of exactly the given number of rows; the last may be shorter.
+
+        Made once and kept, as a run file has its pyramid ready.
+        """
+        if (index, bucket) not in self._overviews:
+            self._overviews[index, bucket] = self._summary(index, bucket)
+        return self._overviews[index, bucket]
+
+    def _summary(self, index: int, bucket: int) -> Overview:
         values = self._columns[index]
         edges = np.arange(0, self.rows, bucket)
         if not edges.size:

@@ -34,7 +34,8 @@ def nan_predictions(run: Run) -> Iterable[Finding]:
         "argmax-of-nan",
         Severity.ERROR,
         step_of(run, start),
-        f"since step {step_of(run, start)} the logits of all {rows} samples hold NaN{_reading(run, start, whole)}",
+        f"since step {step_of(run, start)} the logits of all {rows} samples hold NaN"
+        + _reading(run, start, whole),
         _logits(run),
         Phase.FORWARD,
         {"samples": rows, "predicted_nan": rows, "all_logits_nan": whole is not None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -51,7 +52,7 @@ def open_contents(path: Path, name: str) -> tuple[Contents, int]:
     descriptor = _open(path, name)
     try:
         _check_kind(descriptor, name)
-        return _read_contents(path, name, os.fstat(descriptor).st_size), descriptor
+        return _read_contents(descriptor, name), descriptor
     except BaseException:
         os.close(descriptor)
         raise
@@ -72,9 +73,11 @@ def _check_kind(descriptor: int, name: str) -> None:
         raise RunFileError(f"{name} is not an HDF5 file", "give the name of a run file, such as run.h5")
 
 
-def _read_contents(path: Path, name: str, size: int) -> Contents:
+def _read_contents(descriptor: int, name: str) -> Contents:
+    # through a Python file: the file that was checked, no lock, nothing shared with other users of libhdf5
+    plain = io.FileIO(descriptor, closefd=False)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(plain, "r") as file:
             _check_format(file, name)
             layout = _layout(file)
             offsets = {spec.name: _offset(file[spec.name], spec.shape, spec.dtype) for spec in arrays(layout)}
@@ -84,6 +87,7 @@ def _read_contents(path: Path, name: str, size: int) -> Contents:
         _refuse_damaged(name, error)
     if len(header.columns) != layout.columns:
         _refuse_damaged(name, None)
+    size = os.fstat(descriptor).st_size
     if any(offsets[spec.name] + spec.nbytes > size for spec in arrays(layout)):
         _refuse_damaged(name, None)
     return Contents(header, layout, offsets, host)

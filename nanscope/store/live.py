@@ -183,7 +183,7 @@ class LiveFile:
                 self._warn(f"out of memory {error}")
 
     def _round(self) -> None:
-        if self._written < self.rows and clock.monotonic() >= self._retry_at:
+        if self._written < self.rows:
             self._attempt(self._write_rows)
         self._write_blocks()
         if clock.monotonic() >= self._sync_at:
@@ -221,7 +221,12 @@ class LiveFile:
         if number >= self.layout.blocks:
             self._warn(f"it is full after {self._freed} steps and keeps the last {self.layout.ring}")
             return False
-        return clock.monotonic() >= self._retry_at and self._attempt(lambda: self._put_block(number))
+        if clock.monotonic() < self._retry_at:
+            return False
+        written = self._attempt(lambda: self._put_block(number))
+        if not written:
+            self._retry_at = clock.monotonic() + RETRY_SECONDS
+        return written
 
     def _put_block(self, number: int) -> None:
         slot = number * self.layout.block % self.layout.ring
@@ -279,7 +284,6 @@ class LiveFile:
         return True
 
     def _failed(self, error: OSError) -> None:
-        self._retry_at = clock.monotonic() + RETRY_SECONDS
         self._warn(os.strerror(error.errno) if error.errno else str(error))
 
     def _warn(self, reason: str) -> None:

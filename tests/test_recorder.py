@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import nanscope
 from nanscope.errors import NonFiniteError, UsageError
-from nanscope.recording import measure
+from nanscope.recording.measure import Gauge
 from nanscope.run import Run, is_missing
 from nanscope.values import Epoch, Kind
 from tests import models
@@ -409,7 +409,7 @@ def test_the_recorder_steps_aside_when_it_fails(
         nanscope.record(model, optimizer, path),
     ):
         step(model, optimizer)
-        monkeypatch.setattr(measure, "gather", lambda *_a, **_k: 1 / 0)
+        monkeypatch.setattr(Gauge, "backward", lambda *_a, **_k: 1 / 0)
         _train(model, optimizer, [X, X, X])
     assert len(warned) == 1
     assert not hooks(model)

@@ -9,6 +9,7 @@ instead of `out * in` elements. It holds only where this product is the whole gr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,15 +19,19 @@ WORTHWHILE_ELEMENTS = 150_000
 WALK_LIMIT = 2_000  # nodes; a larger graph is not worth the walk
 
 
-def worthwhile(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> bool:
-    """Whether the factors of this Linear call cost less than a direct norm of its weight gradient."""
-    if type(module) is not nn.Linear or "weight" not in module._parameters:
+def large(module: nn.Module) -> bool:
+    """Whether this is a plain Linear layer whose factors cost less than a pass over its weight gradient."""
+    if type(module) is not nn.Linear or "weight" not in module._parameters:  # a parametrised weight is none
         return False
-    entering = inputs[0] if inputs else None
-    if not isinstance(entering, Tensor) or not (entering.dtype == module.weight.dtype == output.dtype):
+    return module.in_features * module.out_features > WORTHWHILE_ELEMENTS
+
+
+def one_row(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether the call had a single row, all in the weight's dtype (autocast would round the factors)."""
+    if not args or output.numel() != module.out_features:
         return False
-    one_row = entering.numel() == module.in_features
-    return one_row and module.in_features * module.out_features > WORTHWHILE_ELEMENTS
+    entering, weight = args[0], module.weight
+    return isinstance(entering, Tensor) and entering.dtype == weight.dtype == output.dtype
 
 
 def eligible(weight: Tensor) -> bool:

@@ -1,24 +1,28 @@
-"""The ledger: ended steps become rows, in order, as soon as their numbers are on the host."""
+"""The ledger: ended steps become rows, in order, a few at a time.
+
+Steps wait until there are enough to be worth a batch, but never long, and not at all while something is
+wrong: a row that matters is written in its own step.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from nanscope.recording.alert import Alert
-from nanscope.recording.measure import Measurement
+from nanscope.recording.measure import Reading
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.rows import Rows, Step
 from nanscope.recording.sink import Sink
-from nanscope.recording.transfer import Reading
-from nanscope.run import Floats, Header
+from nanscope.run import Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
-HeaderMaker = Callable[[Layout], Header]
+BATCH = 16  # steps
+PATIENCE = 0.05  # seconds that a finished step may wait for its batch
+
 PHASES = {
     Kind.INPUT: Phase.DATA,
     Kind.OUTPUT: Phase.FORWARD,
@@ -50,91 +54,64 @@ class Latest:
     worst_l2: float
 
 
-@dataclass(slots=True)
-class OpenStep:
-    """A step whose numbers may still be on the device."""
-
-    number: int
-    time: float = 0.0
-    readings: list[Reading] = field(default_factory=list)
-    weights: Reading | None = None
-    scalars: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def ready(self) -> bool:
-        """Whether all numbers are on the host."""
-        return all(r.ready for r in self.readings) and (self.weights is None or self.weights.ready)
-
-    def close(self) -> Step:
-        """The step with its numbers; waits for those that are not there yet."""
-        measurements = [reading.measurement() for reading in self.readings]
-        scalars = dict(self.scalars)
-        losses = [m.loss for m in measurements if m.loss is not None]
-        if losses:
-            scalars["loss"] = math.fsum(losses) if all(map(math.isfinite, losses)) else sum(losses)
-        scalars["samples"] = sum(m.samples for m in measurements)
-        weights = None if self.weights is None else self.weights.measurement()
-        return Step(self.number, self.time, measurements, weights, scalars)
-
-
 class Ledger:
     """Writes steps down.
 
     Attributes:
         trouble: the first harmful non-finite value, None so far.
         alert: whether the coming steps are looked at closely.
-        steps: ended steps, written or on their way.
     """
 
     def __init__(self, places: Places, sites: tuple[Site, ...], layout: Layout, sink: Sink) -> None:
         self._sites = sites
-        self._harmful = frozenset((*places.grads, *places.weights))
+        self._harmful = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.WEIGHT)]
         self._layout = layout
         self._rows = Rows(layout, frozenset(places.grads))
         self._sink = sink
-        self._waiting: deque[OpenStep] = deque()
+        self._waiting: list[Step] = []
         self._last: tuple[int, Floats] | None = None
         self.trouble: Trouble | None = None
         self.alert = Alert()
 
-    def end(self, step: OpenStep) -> None:
-        """Take an ended step, and write every step whose numbers have come."""
+    def end(self, step: Step) -> None:
+        """Take an ended step; write it now if it matters or the batch is full."""
         self._waiting.append(step)
-        self.write()
+        urgent = self._notice(step)
+        first = self._waiting[0]
+        if urgent or len(self._waiting) >= BATCH or step.time - first.time > PATIENCE:
+            self.write()
 
     def write(self, *, wait: bool = False) -> None:
-        """Write what is ready; with `wait`, everything."""
-        while self._waiting and (wait or self._waiting[0].ready):
-            self._write(self._waiting.popleft().close())
-
-    def _write(self, step: Step) -> None:
-        row = self._rows.build(step)
-        self._own_scalars(row, step.scalars)
-        self._last = (step.number, row)
-        self._sink.append(step.number, step.time, row)
-        self.alert.notice(step.number, row[: len(self._sites)])
-        if self.trouble is None:
-            self.trouble = self._trouble(step)
-
-    def _own_scalars(self, row: Floats, scalars: Mapping[str, float]) -> None:
-        for name in scalars.keys() - self._layout.scalars.keys():
-            column = self._sink.column(name)
-            if column is not None:
-                row[column] = scalars[name]
+        """Write every step whose numbers have come; with `wait`, all steps."""
+        count = len(self._waiting) if wait else _count_ready(self._waiting)
+        steps, self._waiting = self._waiting[:count], self._waiting[count:]
+        if not steps:
+            return
+        for step in steps:
+            _arrive(step)
+            self._notice_late(step)
+        rows = self._rows.build(steps)
+        for step, row in zip(steps, rows, strict=True):
+            self._own_scalars(row, step.scalars)
+            self._sink.append(step.number, step.time, row)
+            if self.trouble is None and is_nonfinite(row).any():
+                self.trouble = self._trouble(step.number, row)
+        self._last = steps[-1].number, rows[-1].copy()
 
     def log(self, scalars: Mapping[str, float]) -> None:
-        """Add scalars to the step written last."""
-        self.write(wait=True)
-        if self._last is None:
-            return
-        row = self._last[1]
-        for name in scalars.keys() & self._layout.scalars.keys():
-            row[self._layout.scalars[name]] = scalars[name]
-        self._own_scalars(row, scalars)
-        self._sink.amend(row)
+        """Add scalars to the step that ended last."""
+        if self._waiting:
+            self._waiting[-1].scalars.update(scalars)
+        elif self._last is not None:
+            row = self._last[1]
+            for name in scalars.keys() & self._layout.scalars.keys():
+                row[self._layout.scalars[name]] = scalars[name]
+            self._own_scalars(row, scalars)
+            self._sink.amend(row)
 
     def latest(self) -> Latest | None:
-        """The step written last, in brief."""
+        """The step that ended last, in brief."""
+        self.write()
         if self._last is None:
             return None
         number, row = self._last
@@ -146,22 +123,48 @@ class Ledger:
             return Latest(number, loss, None, math.nan)
         return Latest(number, loss, self._sites[worst], float(l2[worst]))
 
-    def _trouble(self, step: Step) -> Trouble | None:
-        measured = [*step.measurements, *([step.weights] if step.weights else [])]
-        if all(m.finite for m in measured):
-            return None
-        broken = [place for m in measured for place in _broken(m)]
-        loss_broken = not all(m.loss is None or math.isfinite(m.loss) for m in measured)
-        if not loss_broken and self._harmful.isdisjoint(broken):
+    def _notice(self, step: Step) -> bool:
+        """Whether a step whose numbers are known must be written at once."""
+        totals = _totals(step)
+        if any(total is None for total in totals):
+            return False  # on its way from the device: noticed when it is here
+        alarm = self.alert.notice(step.number, sum(total for total in totals if total is not None))
+        return alarm or step.weights is not None
+
+    def _notice_late(self, step: Step) -> None:
+        if any(total is None for total in _totals(step)):
+            self.alert.notice(step.number, float(sum(r.vector.sum() for r in step.readings)))
+
+    def _own_scalars(self, row: Floats, scalars: Mapping[str, float]) -> None:
+        for name in scalars.keys() - self._layout.scalars.keys():
+            column = self._sink.column(name)
+            if column is not None:
+                row[column] = scalars[name]
+
+    def _trouble(self, number: int, row: Floats) -> Trouble | None:
+        bad = is_nonfinite(row[: len(self._sites)])
+        loss_is_bad = bool(is_nonfinite(row[self._layout.scalars["loss"], None])[0])
+        if not loss_is_bad and not bad[self._harmful].any():
             return None  # an infinity that the program means, such as a mask
-        sites = sorted((self._sites[place] for place in broken), key=_rank)
-        if not sites or (loss_broken and PHASES[sites[0].kind] in (Phase.BACKWARD, Phase.UPDATE)):
-            return Trouble(step.number, Phase.LOSS, None)
-        return Trouble(step.number, PHASES[sites[0].kind], sites[0])
+        sites = sorted((self._sites[i] for i in np.flatnonzero(bad)), key=_rank)
+        if not sites or (loss_is_bad and PHASES[sites[0].kind] in (Phase.BACKWARD, Phase.UPDATE)):
+            return Trouble(number, Phase.LOSS, None)
+        return Trouble(number, PHASES[sites[0].kind], sites[0])
 
 
-def _broken(measured: Measurement) -> list[int]:
-    return [measured.places[i] for i in np.flatnonzero(~np.isfinite(measured.l2))]
+def _totals(step: Step) -> list[float | None]:
+    return [reading.total for reading in step.readings]
+
+
+def _count_ready(steps: list[Step]) -> int:
+    return next((i for i, step in enumerate(steps) if not step.ready), len(steps))
+
+
+def _arrive(step: Step) -> None:
+    readings: list[Reading] = [*step.readings, *([] if step.weights is None else [step.weights])]
+    for reading in readings:
+        if reading.arrived is not None:
+            reading.arrived.synchronize()
 
 
 def _rank(site: Site) -> tuple[int, int]:

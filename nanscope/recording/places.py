@@ -12,7 +12,7 @@ from nanscope.values import Kind, Site
 
 MAX_CLASSES = 100  # beyond that, a column per class and step would outweigh everything else
 SPARE_SCALARS = 8  # columns for the user's own scalars
-RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardswish, nn.Hardsigmoid)  # their units can die
+RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardsigmoid)  # never negative: a unit with a largest output of 0 is dead
 
 
 def watched(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -3,14 +3,16 @@
 A probe collects references. Measured inside a hook is only what cannot wait: a tensor too large to be kept
 alive, or one that something else writes into before the step ends. What was collected belongs to a pass: one
 call of the root module with autograd on.
+
+These functions run dozens of times in a step of a few hundred microseconds, with the caches full of weights:
+they are flat closures on purpose, and what they collect are tuples.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,10 @@ from nanscope.recording.places import Places
 # backward pass is over would raise the peak memory.
 KEPT_ELEMENTS = 65_536
 
-Guard = Callable[[Callable[..., None]], Callable[..., None]]
+Fail = Callable[[Exception], None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pass:
     """One call of the root module; `reached` once a gradient arrived at any of its outputs.
 
@@ -46,50 +48,41 @@ class Pass:
         return self.logits is not None and self.logits._version == self.version
 
 
-@dataclass(slots=True)
-class Sighting:
-    """A tensor at a place; `norm`, `peak` (largest absolute value), `live` (units) if it could not wait.
+Kept = tuple[int, Tensor, int, Pass]
+"""A tensor at a place, the count of writes into it when it was seen, and the pass that it belongs to."""
 
-    `version` counts the writes into the tensor until now.
+
+@dataclass(slots=True)
+class Measured:
+    """A tensor at a place that could not wait: its norm, and its largest absolute value on a close look.
+
+    `maxima` are the largest values of its units, if these can die; `exact` is there if the norm is not finite
+    (on the CPU, where looking costs no synchronisation).
     """
 
     place: int
     of: Pass
-    tensor: Tensor | None
-    version: int
     dtype: torch.dtype
-    norm: Tensor | None = None
+    norm: Tensor
     peak: Tensor | None = None
-    live: Tensor | None = None
+    maxima: Tensor | None = None
     exact: stats.Exact | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether its numbers are there, or can still be had from the tensor."""
-        return self.norm is not None or not self.overwritten
-
-    @property
-    def overwritten(self) -> bool:
-        """Whether something wrote into the tensor since the hook saw it: it must not be measured now."""
-        return self.tensor is not None and self.tensor._version != self.version
 
 
 @dataclass(slots=True)
 class LinearCall:
-    """A Linear layer called on one row: its input, and in time the gradient of its output."""
+    """A large Linear layer called on one row of `entering`.
+
+    `place` is that of the gradient of `output`, `gradient` that of the gradient of `weight`.
+    """
 
     weight: Tensor
+    gradient: int
     entering: Tensor
     version: int
     output: Tensor
+    place: int
     of: Pass
-    arrived: Tensor | None = None
-
-    @property
-    def sound(self) -> bool:
-        """Whether input and arrived gradient still are what the layer's backward multiplied."""
-        alone = self.output._backward_hooks is None or len(self.output._backward_hooks) == 1
-        return self.arrived is not None and alone and self.entering._version == self.version
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -111,130 +104,204 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 class Probes:
     """The hooks on one model, and what they have collected since `clear`.
 
+    Args:
+        fail: takes an error of a hook's own; nothing is ever raised into the model.
+        pause: called when the root is called without autograd: an evaluation.
+        logits: name of the module that returns the logits, None for the root.
+
     Attributes:
-        seen: inputs, outputs and gradients of outputs, in the order of execution.
+        kept, measured: inputs, outputs and gradients of outputs, each in the order of execution.
         passes: finished calls of the root.
         linears: calls whose weight gradient may be had from its factors.
-        hasty: places whose tensors are overwritten before the step ends; measured in the hook. None (at the
-            start) means every place: the first step finds out which ones.
+        hasty: places whose tensors are overwritten before the step ends. None (at the start) means every
+            place: the first step finds out which ones.
         closely: whether the largest absolute values are wanted in this step.
+        active: whether anything is collected at all.
     """
 
-    def __init__(self, model: nn.Module, places: Places, guard: Guard, logits: str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        places: Places,
+        *,
+        fail: Fail,
+        pause: Callable[[], None],
+        logits: str | None = None,
+    ) -> None:
         self._places = places
+        self._fail = fail
+        self._pause = pause
         self._logits = None if logits is None else places.outputs[logits]
-        self._arrive_guarded = guard(self._arrive)
         self._handles: list[RemovableHandle] = []
         self._autograd: bool | None = None  # inside a call of the root: was autograd on when it began?
         self.hasty: set[int] | None = None
         self.closely = True
         self.in_backward = False
+        self.active = True
         self.clear()
-        self._attach(model, guard)
+        self._attach(model)
 
     def clear(self) -> None:
         """Forget what was collected."""
-        self._pass = Pass()
-        self.seen: list[Sighting] = []
+        self._pass = self._first = Pass()
+        self.kept: list[Kept] = []
+        self.measured: list[Measured] = []
         self.passes: list[Pass] = []
         self.linears: list[LinearCall] = []
         self._on_tensors: list[RemovableHandle] = []
 
     def remove(self) -> None:
         """Take every hook off the model and off the tensors of an unfinished step."""
+        self.active = False
         for handle in (*self._handles, *self._on_tensors):
             handle.remove()
         self._handles = []
         self.clear()
 
-    def _attach(self, model: nn.Module, guard: Guard) -> None:
-        enter = model.register_forward_pre_hook(guard(self._enter), prepend=True, with_kwargs=True)
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was collected."""
+        return not (self.kept or self.measured)
+
+    @property
+    def reached(self) -> bool:
+        """Whether a backward pass went through anything that was collected."""
+        return self._first.reached or self._pass.reached or any(p.reached for p in self.passes)
+
+    @property
+    def overwritten(self) -> set[int]:
+        """Places whose tensors were written into since they were seen."""
+        return {place for place, tensor, version, _ in self.kept if tensor._version != version}
+
+    def _attach(self, model: nn.Module) -> None:
+        enter = model.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
         self._handles.append(enter)
-        leave = guard(self._leave_module)
         for name, module in self._places.modules.items():
-            places = (self._places.outputs[name], self._places.gradients[name])
-            self._handles.append(module.register_forward_hook(functools.partial(leave, places)))
-        self._handles.append(model.register_forward_hook(guard(self._leave)))
+            places = self._places.outputs[name], self._places.gradients[name]
+            self._handles.append(module.register_forward_hook(self._probe(*places, module)))
+        self._handles.append(model.register_forward_hook(self._leave))
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.in_backward:
+        if self.in_backward or not self.active:
             return
-        self._autograd = torch.is_grad_enabled()
-        if not self._autograd:
-            return
+        try:
+            self._autograd = torch.is_grad_enabled()
+            if self._autograd:
+                self._begin(model, (*args, *kwargs.values()))
+            else:
+                self._pause()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+            self._fail(error)
+
+    def _begin(self, model: nn.Module, entering: tuple[Any, ...]) -> None:
         if not model.training and not self._pass.reached:
             self._drop(self._pass)  # the pass before was an evaluation that forgot no_grad
-        entering = (*args, *kwargs.values())
         rows = next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0)
         self._pass = Pass(rows)
+        if self.empty:
+            self._first = self._pass
         for tensor in tensors_in(entering):
             self._see(self._places.entry, tensor, self._pass)
 
     def _leave(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self._autograd and not self.in_backward:
-            self._pass.node = getattr(output, "grad_fn", None)
-            if self._logits is None:
-                self._keep_logits(output)
-            self.passes.append(self._pass)
-        self._autograd = None
+        if not self.active or self.in_backward:
+            return
+        try:
+            if self._autograd:
+                self._pass.node = getattr(output, "grad_fn", None)
+                if self._logits is None:
+                    self._keep_logits(output)
+                self.passes.append(self._pass)
+            self._autograd = None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+            self._fail(error)
 
     def _keep_logits(self, output: Any) -> None:
-        named = self._logits is not None
-        if not isinstance(output, Tensor) or not output.is_floating_point():
+        if type(output) is not Tensor or not output.is_floating_point():
             return
-        if output.dim() < 2 or output.shape[-1] < 2 or not output.numel() or (output.dim() > 2 and not named):
+        dimensions = output.dim()
+        if dimensions < 2 or output.shape[-1] < 2 or (dimensions > 2 and self._logits is None):
             return
-        self._pass.logits = output.detach().reshape(-1, output.shape[-1])
+        self._pass.logits = output.detach() if dimensions == 2 else output.detach().flatten(0, -2)
         self._pass.version = output._version
 
-    def _leave_module(
-        self, places: tuple[int, int], module: nn.Module, args: tuple[Any, ...], output: Any
-    ) -> None:
-        if not (torch.is_grad_enabled() if self._autograd is None else self._autograd):
-            return
-        if places[0] == self._logits and not self.in_backward:
-            self._keep_logits(output)
-        for tensor in tensors_in(output):
-            if not self.in_backward:  # a checkpoint that runs its part of the forward again adds no output
-                self._see(places[0], tensor, self._pass)
-            if tensor.requires_grad and tensor.grad_fn is not None:
-                linear = self._linear(module, args, tensor)
-                hook = functools.partial(self._arrive_guarded, places[1], self._pass, linear)
-                self._on_tensors.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
+    def _probe(self, out: int, back: int, module: nn.Module) -> Callable[..., None]:
+        """The forward hook of one module; `out` the place of its output, `back` of that one's gradient."""
+        large = factors.large(module)
+        grads = {id(p): place for p, place in zip(self._places.parameters, self._places.grads, strict=True)}
+        arrive = self._arrival(back)
 
-    def _linear(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> LinearCall | None:
-        if self.in_backward or not factors.worthwhile(module, args, output):
-            return None
-        weight, entering = cast("Tensor", module.weight), args[0]
-        call = LinearCall(weight, entering, entering._version, output, self._pass)
-        self.linears.append(call)
-        return call
+        def probe(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not self.active:
+                return
+            watching = self._autograd
+            if not (torch.is_grad_enabled() if watching is None else watching):
+                return
+            try:
+                if out == self._logits and not self.in_backward:
+                    self._keep_logits(output)
+                plain = type(output) is Tensor and output.is_floating_point() and output.numel()
+                for tensor in (output,) if plain else tensors_in(output):
+                    if not self.in_backward:  # a checkpoint that runs its forward again adds no output
+                        self._see(out, tensor, self._pass)
+                    if not tensor.requires_grad or tensor.grad_fn is None:
+                        continue
+                    hook = arrive if self._pass is self._first else self._arrival(back, self._pass)
+                    self._on_tensors.append(tensor.register_hook(hook))
+                    if large and not self.in_backward and factors.one_row(module, args, tensor):
+                        entering = args[0]
+                        weight = module.weight
+                        call = (
+                            weight,
+                            grads[id(weight)],
+                            entering,
+                            entering._version,
+                            tensor,
+                            back,
+                            self._pass,
+                        )
+                        self.linears.append(LinearCall(*call))  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._fail(error)
 
-    def _arrive(self, place: int, of: Pass, linear: LinearCall | None, gradient: Tensor) -> None:
-        of.reached = True
-        self._see(place, gradient, of)
-        if linear is not None:
-            linear.arrived = gradient
+        return probe
+
+    def _arrival(self, place: int, of: Pass | None = None) -> Callable[[Tensor], None]:
+        """A tensor hook for the gradient of an output; without `of`, for the first pass of a step."""
+
+        def arrive(gradient: Tensor) -> None:
+            if not self.active:
+                return
+            try:
+                arrived_at = of or self._first
+                arrived_at.reached = True
+                self._see(place, gradient, arrived_at)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._fail(error)
+
+        return arrive
 
     def _see(self, place: int, tensor: Tensor, of: Pass) -> None:
-        seen = Sighting(place, of, tensor, tensor._version, tensor.dtype)
-        if self.hasty is None or place in self.hasty or tensor.numel() > KEPT_ELEMENTS:
-            self._measure_now(seen, tensor)
-        self.seen.append(seen)
+        hasty = self.hasty
+        if hasty is None or place in hasty or tensor.numel() > KEPT_ELEMENTS:
+            self.measured.append(self._measure(place, tensor, of))
+            if hasty is not None or tensor.numel() > KEPT_ELEMENTS:
+                return
+        self.kept.append((place, tensor, tensor._version, of))
 
-    def _measure_now(self, seen: Sighting, tensor: Tensor) -> None:
+    def _measure(self, place: int, tensor: Tensor, of: Pass) -> Measured:
         values = stats.strided(tensor)
-        seen.norm = stats.norms([values])[0]
-        if self.closely:
+        seen = Measured(place, of, tensor.dtype, stats.norms([values])[0])
+        if self.closely and place in self._places.peaked:
             seen.peak = stats.norms([values], float("inf"))[0]
-        if seen.place in self._places.rectified:
-            seen.live = stats.live_units(values)
-        if not tensor.is_cuda and not seen.norm.isfinite():  # on the CPU a look costs no synchronisation
+        if place in self._places.rectified:
+            seen.maxima = stats.unit_maxima(values)
+        if not tensor.is_cuda and not seen.norm.isfinite():
             seen.exact = stats.examine(values)
-        if self.hasty is not None or tensor.numel() > KEPT_ELEMENTS:
-            seen.tensor = None
+        return seen
 
     def _drop(self, stale: Pass) -> None:
-        self.seen = [s for s in self.seen if s.of is not stale]
+        self.kept = [kept for kept in self.kept if kept[3] is not stale]
+        self.measured = [m for m in self.measured if m.of is not stale]
         self.passes = [p for p in self.passes if p is not stale]
-        self.linears = [c for c in self.linears if c.of is not stale]
+        self.linears = [call for call in self.linears if call.of is not stale]

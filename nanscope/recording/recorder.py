@@ -27,15 +27,15 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
-from nanscope.recording import backward, factors, measure, stats
+from nanscope.recording import backward, factors, stats
 from nanscope.recording.environment import environment, structure
-from nanscope.recording.ledger import Latest, Ledger, OpenStep, Trouble
+from nanscope.recording.ledger import Latest, Ledger, Trouble
+from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.probes import Probes
+from nanscope.recording.rows import Step
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.sink import Sink
-from nanscope.recording.transfer import Reading
-from nanscope.recording.units import Units
 from nanscope.run import Header
 from nanscope.values import Epoch
 
@@ -134,8 +134,8 @@ class Recorder:
         _recorded.add(self._model)
         self._sink = Sink(self._wanted, self._capacity)
         self._ledger: Ledger | None = None
-        self._units = Units(self._places.rectified)
-        self._step = OpenStep(0)
+        self._gauge = Gauge(self._places)
+        self._step = Step(0)
         self._stepped: set[int] = set()
         self._outer: set[int] = set()
         self._witness: Tensor | None = None
@@ -144,7 +144,9 @@ class Recorder:
         self._began = time.time()
         self._zero = time.perf_counter()
         self._active = True
-        self._probes = Probes(self._model, self._places, self._guard, self._logits)
+        self._probes = Probes(
+            self._model, self._places, fail=self._step_aside, pause=self._pause, logits=self._logits
+        )
         self._on_optimizers = list(self._watch_optimizers())
         backward.watch(self)
         return self
@@ -232,11 +234,12 @@ class Recorder:
 
     @property
     def _under_way(self) -> bool:
-        return bool(self._probes.seen or self._step.readings)
+        return bool(self._step.readings) or not self._probes.empty
 
-    @property
-    def _under_way(self) -> bool:
-        return bool(self._probes.seen or self._step.readings)
+    def _pause(self) -> None:
+        """An evaluation begins: nothing may wait for its end."""
+        if self._ledger is not None:
+            self._ledger.write()
 
     # -- the backward pass ----------------------------------------------------------------------------
 
@@ -265,7 +268,7 @@ class Recorder:
 
     def _measure(self, roots: tuple[Tensor, ...]) -> None:
         self._probes.in_backward = False
-        if not any(seen.of.reached for seen in self._probes.seen):
+        if not self._probes.reached:
             return  # a loss of another model
         self._backwards += 1
         if self._ledger is None:
@@ -274,14 +277,14 @@ class Recorder:
 
     def _add_reading(self, roots: tuple[Tensor, ...]) -> None:
         probes = self._probes
-        batch = measure.gather(probes, self._places, self._units, roots, self._outer, classes=self._classes)
-        overwritten = {seen.place for seen in probes.seen if seen.overwritten}
-        probes.hasty = overwritten if probes.hasty is None else probes.hasty | overwritten
-        reading = Reading(batch)
+        reading = self._gauge.backward(probes, roots, self._outer, count=self._classes)
+        overwritten = probes.overwritten
+        if probes.hasty is None or overwritten:
+            probes.hasty = (probes.hasty or set()) | overwritten
         self._step.readings.append(reading)
         self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
         probes.clear()
-        if not self._state_told and reading.ready and not reading.measurement().finite:
+        if not self._state_told and reading.broken:
             self._tell_state()
 
     def _tell_state(self) -> None:
@@ -302,7 +305,7 @@ class Recorder:
     def _before_update(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         if not self._concerns(optimizer):
             return
-        if not self._step.readings and self._probes.seen:
+        if not self._step.readings and not self._probes.empty:
             self._measure(())  # the gradients came by another way than backward()
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
@@ -326,10 +329,10 @@ class Recorder:
         step = self._step
         step.time = time.perf_counter() - self._zero
         if self._ledger.alert.due(step.number):
-            step.weights = Reading(measure.look_at_weights(self._places))
+            step.weights = self._gauge.weights()
         self._ledger.end(step)
         self.steps += 1
-        self._step = OpenStep(self.steps)
+        self._step = Step(self.steps)
         self._stepped.clear()
         self._witness = None
         self._probes.clear()
@@ -351,7 +354,7 @@ class Recorder:
 
     def _open_ledger(self, roots: tuple[Tensor, ...]) -> None:
         names, self._classes = scalar_names(self._probes, roots, named=self._logits is not None)
-        seen = {s.place: str(s.dtype).removeprefix("torch.") for s in self._probes.seen}
+        seen = {m.place: str(m.dtype).removeprefix("torch.") for m in self._probes.measured}
         sites = self._places.sites(seen)
         layout = Layout.of(self._places, sites, names)
         self._open_file(layout)

@@ -1,35 +1,59 @@
-"""From the measurements of a step to its row in the run file."""
+"""From the readings of steps to their rows in the run file, many steps at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nanscope.recording.measure import Doubles, Measurement
+from nanscope.recording import stats
+from nanscope.recording.measure import Plan, Reading
 from nanscope.recording.places import Layout
-from nanscope.recording.stats import FLOAT32_MAX
 from nanscope.run import MISSING, Floats
 
+Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
-    """Everything known of one step: one measurement per backward pass, the rest once.
+    """A step whose numbers may still be on the device: one reading per backward pass.
 
     Attributes:
-        weights: the parameters after the update, if looked at.
+        weights: the parameters after the update, if they were looked at.
         scalars: by name.
     """
 
     number: int
     time: float = 0.0
-    measurements: list[Measurement] = field(default_factory=list)
-    weights: Measurement | None = None
+    readings: list[Reading] = field(default_factory=list)
+    weights: Reading | None = None
     scalars: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all numbers are on the host."""
+        return all(r.ready for r in self.readings) and (self.weights is None or self.weights.ready)
+
+    @property
+    def plan(self) -> Plan | None:
+        """What its only reading holds; None with several: such a step is built by itself."""
+        return self.readings[0].plan if len(self.readings) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Norms of several steps; arrays of shape (steps, places). A count that nobody could take is NaN."""
+
+    places: tuple[int, ...]
+    l2: Doubles
+    nan_count: Doubles
+    inf_count: Doubles
 
 
 class Rows:
@@ -37,48 +61,99 @@ class Rows:
 
     Args:
         grads: places of parameter gradients. These accumulate over the backward passes of a step by
-            themselves, so that the last measurement holds; other places count as one concatenated tensor.
+            themselves, so that the last reading holds; other places count as one concatenated tensor.
     """
 
     def __init__(self, layout: Layout, grads: frozenset[int]) -> None:
         self._layout = layout
         self._grads = grads
         self._blank = np.full(len(layout.columns), MISSING, np.float32)
-        self._columns: dict[tuple[int, ...], tuple[Indices, Indices, Indices]] = {}
+        self._indices: dict[tuple[str, tuple[int, ...]], Indices] = {}
 
-    def build(self, step: Step) -> Floats:
-        """The row of a step, shape (columns,), float32; a finite value beyond float32 becomes its maximum."""
-        row = self._blank.copy()
-        if step.measurements:
-            self._put(row, _joined(step.measurements, self._grads))
-            _put_logits(row, self._layout.scalars, step.measurements)
+    def build(self, steps: Sequence[Step]) -> Floats:
+        """The rows of steps, shape (steps, columns); a finite value beyond float32 becomes its maximum."""
+        rows = np.tile(self._blank, (len(steps), 1))
+        begin = 0
+        for plan, group in groupby(steps, key=lambda step: step.plan):
+            alike = list(group)
+            some = rows[begin : begin + len(alike)]
+            if plan is not None:
+                self._fill(some, plan, alike)
+            else:
+                for row, step in zip(some, alike, strict=True):
+                    self._fill_from_several(row[None], step)
+            begin += len(alike)
+        for row, step in zip(rows, steps, strict=True):
+            self._fill_rest(row[None], step)
+        return rows
+
+    def _fill(self, rows: Floats, plan: Plan, steps: list[Step]) -> None:
+        table = _table(plan, [step.readings[0] for step in steps])
+        if len(set(table.places)) < len(table.places):
+            table = _merged([table], self._grads)
+        self._put(rows, table)
+        numbers = _numbers([step.readings[0] for step in steps])
+        self._put_tail(rows, plan, numbers)
+        self._put_logits(rows, [step.readings[0].logits for step in steps])
+        if plan.losses:
+            rows[:, self._layout.scalars["loss"]] = saturated(_losses(plan, numbers).sum(1))
+        rows[:, self._layout.scalars["samples"]] = [step.readings[0].samples for step in steps]
+
+    def _fill_from_several(self, row: Floats, step: Step) -> None:
+        if not step.readings:
+            return
+        self._put(row, _merged([_table(r.plan, [r]) for r in step.readings], self._grads))
+        self._put_logits(row, [[logits for r in step.readings for logits in r.logits]])
+        for reading in step.readings:
+            self._put_tail(row, reading.plan, _numbers([reading]))
+        losses = [_losses(r.plan, _numbers([r])).sum(1) for r in step.readings if r.plan.losses]
+        if losses:
+            row[:, self._layout.scalars["loss"]] = saturated(np.sum(losses, axis=0))
+        row[:, self._layout.scalars["samples"]] = sum(r.samples for r in step.readings)
+
+    def _fill_rest(self, row: Floats, step: Step) -> None:
         if step.weights is not None:
-            self._put(row, step.weights)
+            self._put(row, _table(step.weights.plan, [step.weights]))
+            self._put_tail(row, step.weights.plan, _numbers([step.weights]))
         for name, value in step.scalars.items():
             if name in self._layout.scalars:
-                row[self._layout.scalars[name]] = value
-        return row
+                row[:, self._layout.scalars[name]] = value
 
-    def _put(self, row: Floats, measured: Measurement) -> None:
-        l2, nan_count, inf_count = self._at(measured.places)
-        row[l2] = saturated(measured.l2)
-        row[nan_count] = _known(measured.nan_count)
-        row[inf_count] = _known(measured.inf_count)
-        for place, fraction in measured.dead.items():
-            row[self._layout.position["dead_fraction"][place]] = fraction
-        if measured.peaked:
-            peak = self._layout.position["abs_max"]
-            for place, value in zip(measured.peaked, saturated(measured.abs_max), strict=True):
-                row[peak[place]] = np.fmax(row[peak[place]], value) if np.isfinite(value) else value
+    def _put(self, rows: Floats, table: Table) -> None:
+        rows[:, self._at("l2", table.places)] = saturated(table.l2)
+        rows[:, self._at("nan_count", table.places)] = _or_missing(table.nan_count)
+        rows[:, self._at("inf_count", table.places)] = _or_missing(table.inf_count)
 
-    def _at(self, places: tuple[int, ...]) -> tuple[Indices, Indices, Indices]:
-        if places not in self._columns:
-            position = self._layout.position
-            self._columns[places] = tuple(  # type: ignore[assignment]  # three, by the line below
-                np.array([position[stat][place] for place in places], np.intp)
-                for stat in ("l2", "nan_count", "inf_count")
-            )
-        return self._columns[places]
+    def _put_tail(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
+        """The largest absolute values and the dead fractions that follow the norms."""
+        begin = len(plan.places) + 2 * len(plan.products)
+        for stat, places in (("abs_max", plan.peaked), ("dead_fraction", plan.dead)):
+            at = self._at(stat, places)
+            for column, values in zip(at, numbers[:, begin : begin + len(places)].T, strict=True):
+                # a module called twice has two: the larger holds; MISSING is a NaN that fmax passes over
+                rows[:, column] = np.fmax(rows[:, column], saturated(values))
+            begin += len(places)
+
+    def _put_logits(self, rows: Floats, logits: Sequence[Sequence[Tensor]]) -> None:
+        columns = self._layout.scalars
+        if "logits_abs_max" not in columns:
+            return
+        classes = sum(name.startswith("predicted_") for name in columns) - 1
+        for row, found in zip(rows, _logit_stats(logits, count=classes > 0), strict=True):
+            if found.shape[1] != 3 + classes + 1:
+                continue  # none in this step, or an output of another width, which has other classes
+            row[columns["logits_abs_max"]] = saturated(found[:, 0].max(keepdims=True))[0]
+            row[columns["logits_margin"]] = found[:, 1].sum() / found[:, -1].sum()
+            row[columns["predicted_nan"]] = found[:, 2].sum()
+            for number, count in enumerate(found[:, 3:-1].sum(0)):
+                row[columns[f"predicted_{number}"]] = count
+
+    def _at(self, stat: str, places: tuple[int, ...]) -> Indices:
+        key = stat, places
+        if key not in self._indices:
+            position = self._layout.position[stat]
+            self._indices[key] = np.array([position[place] for place in places], np.intp)
+        return self._indices[key]
 
 
 def saturated(values: Doubles) -> Floats:
@@ -87,53 +162,61 @@ def saturated(values: Doubles) -> Floats:
         single = values.astype(np.float32)
     overflowed = np.isinf(single) & np.isfinite(values)
     if overflowed.any():
-        single[overflowed] = np.copysign(FLOAT32_MAX, values[overflowed])
+        single[overflowed] = np.copysign(np.finfo(np.float32).max, values[overflowed])
     return single
 
 
-def _known(counts: Doubles) -> Floats:
+def _or_missing(counts: Doubles) -> Floats:
     single = counts.astype(np.float32)
     single[np.isnan(counts)] = MISSING
     return single
 
 
-def _joined(measurements: Sequence[Measurement], grads: frozenset[int]) -> Measurement:
-    first = measurements[0]
-    if len(measurements) == 1 and len(set(first.places)) == len(first.places):
-        return first
-    table: dict[int, Doubles] = {}
-    for m in measurements:
-        numbers = np.stack((m.l2**2, m.nan_count, m.inf_count), axis=1)
-        for place, new in zip(m.places, numbers, strict=True):
-            table[place] = new if place in grads or place not in table else table[place] + new
-    square, nan_count, inf_count = np.array(list(table.values())).T
-    return Measurement(
-        places=tuple(table),
-        l2=np.sqrt(square),
-        nan_count=nan_count,
-        inf_count=inf_count,
-        peaked=tuple(place for m in measurements for place in m.peaked),
-        abs_max=np.concatenate([m.abs_max for m in measurements]),
-        dead={place: fraction for m in measurements for place, fraction in m.dead.items()},
-        loss=None,
-        logits=first.logits,
-        rows=(),
-        samples=0,
-        finite=all(m.finite for m in measurements),
-    )
+def _numbers(readings: Sequence[Reading]) -> Doubles:
+    return np.stack([reading.vector.numpy() for reading in readings]).astype(np.float64)
 
 
-def _put_logits(row: Floats, columns: Mapping[str, int], measurements: Sequence[Measurement]) -> None:
-    found = [m.logits for m in measurements if m.logits.size]
-    if not found or "logits_abs_max" not in columns:
-        return
-    widths = {logits.shape[1] for logits in found}
-    if len(widths) > 1:
-        return  # outputs of changing width have no classes to count
-    logits = np.concatenate(found)
-    rows = sum(sum(m.rows) for m in measurements)
-    row[columns["logits_abs_max"]] = saturated(logits[:, 0].max(keepdims=True))[0]
-    row[columns["logits_margin"]] = logits[:, 1].sum() / max(rows, 1)
-    row[columns["predicted_nan"]] = logits[:, 2].sum()
-    for number, count in enumerate(logits[:, 3:].sum(0)):
-        row[columns[f"predicted_{number}"]] = count
+def _losses(plan: Plan, numbers: Doubles) -> Doubles:
+    return numbers[:, numbers.shape[1] - plan.losses :]
+
+
+def _table(plan: Plan, readings: Sequence[Reading]) -> Table:
+    numbers = _numbers(readings)
+    single, pairs = len(plan.places), 2 * len(plan.products)
+    product = numbers[:, single : single + pairs : 2] * numbers[:, single + 1 : single + pairs : 2]
+    l2 = np.concatenate((numbers[:, :single], product), axis=1)
+    nan_count = np.where(np.isfinite(l2), 0.0, np.nan)
+    inf_count = nan_count.copy()
+    for row, reading in enumerate(readings):
+        for i, exact in reading.exact.items():
+            l2[row, i], nan_count[row, i], inf_count[row, i] = exact.l2, exact.nan_count, exact.inf_count
+    return Table(plan.order, l2, nan_count, inf_count)
+
+
+def _merged(tables: Iterable[Table], grads: frozenset[int]) -> Table:
+    """One column per place: the concatenation of all its tensors; of a parameter's gradient the last."""
+    merged: dict[int, Doubles] = {}
+    for table in tables:
+        stacked = np.stack((table.l2**2, table.nan_count, table.inf_count))
+        for i, place in enumerate(table.places):
+            fresh = stacked[:, :, i]
+            merged[place] = fresh if place in grads or place not in merged else merged[place] + fresh
+    square, nan_count, inf_count = np.stack(list(merged.values()), axis=2)
+    return Table(tuple(merged), np.sqrt(square), nan_count, inf_count)
+
+
+def _logit_stats(logits: Sequence[Sequence[Tensor]], *, count: bool) -> list[Doubles]:
+    """Per step the stats of its logits, shape (passes, 3 + classes + 1); the last column is the rows."""
+    shapes = {tuple(tensor.shape) for step in logits for tensor in step}
+    if {len(step) for step in logits} == {1} and {len(shape) for shape in shapes} == {2} and len(shapes) == 1:
+        found = stats.logit_stats(torch.stack([step[0] for step in logits]), count=count)
+        return [one[None] for one in found.double().numpy()]
+    return [_stats_of_passes(step, count=count) for step in logits]
+
+
+def _stats_of_passes(logits: Sequence[Tensor], *, count: bool) -> Doubles:
+    if not logits:
+        return np.empty((0, 0))
+    ready = [t if t.dim() == 1 else stats.logit_stats(t[None], count=count)[0] for t in logits]
+    width = min(len(t) for t in ready)
+    return np.stack([t.double().cpu().numpy() for t in ready if len(t) == width])

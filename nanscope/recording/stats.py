@@ -62,40 +62,48 @@ def examine(tensor: Tensor) -> Exact:
     )
 
 
-def logit_stats(logits: Tensor, count_classes: bool) -> Tensor:
-    """What a (batch, classes) tensor predicts.
+def logit_stats(logits: Tensor, *, count: bool) -> Tensor:
+    """What logits predict.
+
+    Args:
+        logits: shape (steps, rows, classes), two classes or more.
+        count: whether to count the predicted classes.
 
     Returns:
-        Shape (3,) or (3 + classes,): largest absolute logit, sum over rows of the margin between the best and
-        the second best logit, rows that hold a NaN, and (if asked for) rows predicted as each class. The
-        prediction is `argmax`, which takes index 0 of an all-NaN row.
+        Shape (steps, 4) or (steps, 3 + classes + 1): largest absolute logit; sum over rows of the margin
+        between the best and the second best logit; rows that hold a NaN; rows predicted as each class, if
+        asked for; rows. The prediction is `argmax`, which takes index 0 of an all-NaN row.
     """
-    logits = logits.detach()
-    best = logits.topk(2, dim=1).values
-    low, high = torch.aminmax(logits)
-    parts = [
-        torch.maximum(-low, high).float(),
-        (best[:, 0] - best[:, 1]).sum().float(),
-        # NaN is the largest value to topk: a row holds one exactly if its best is NaN
-        best[:, 0].isnan().sum().float(),
-    ]
-    head = torch.stack(parts)
-    if not count_classes:
-        return head
-    counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
-    return torch.cat((head, counts.float()))
+    steps, rows, classes = logits.shape
+    logits = logits.detach().float()
+    best = logits.topk(2, dim=2).values
+    head = torch.stack(
+        (
+            logits.abs().amax(dim=(1, 2)),
+            (best[..., 0] - best[..., 1]).sum(1),
+            best[..., 0].isnan().sum(1),  # NaN is the largest value to topk
+        ),
+        dim=1,
+    )
+    tail = logits.new_full((steps, 1), rows)
+    if not count:
+        return torch.cat((head, tail), dim=1)
+    predicted = logits.argmax(2)
+    counts = logits.new_zeros(steps, classes).scatter_add_(1, predicted, logits.new_ones(steps, rows))
+    return torch.cat((head, counts, tail), dim=1)
 
 
-def live_units(output: Tensor) -> Tensor:
-    """Which units gave a non-zero output for at least one sample.
+def unit_maxima(output: Tensor) -> Tensor:
+    """The largest output of each unit over all samples: of a rectified unit, zero if it never was active.
 
     A unit is a channel (dimension 1) of an image-like output (4 dimensions or more), else an entry of the
     last dimension.
 
     Returns:
-        Shape (units,), bool.
+        Shape (units,), the output's dtype.
     """
-    active = output.detach() != 0
+    output = output.detach()
     unit = 1 if output.dim() > 3 else output.dim() - 1
-    others = [d for d in range(output.dim()) if d != unit]
-    return active.any(dim=others) if others else active
+    if output.numel() == output.shape[unit]:
+        return output.reshape(-1)
+    return output.amax(dim=[d for d in range(output.dim()) if d != unit])

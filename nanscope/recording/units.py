@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import torch
 from torch import Tensor
-
-from nanscope.recording import stats
-from nanscope.recording.probes import Sighting
 
 # A unit that is active for one sample in a hundred is silent through this many with probability 4e-5.
 SAMPLES = 1_000
 
 
 class Units:
-    """Remembers which units of the rectified places have been active in the current window."""
+    """The largest output so far of every unit of the rectified places, in the current window."""
 
-    def __init__(self, places: frozenset[int]) -> None:
-        self._places = places
-        self._live: dict[int, Tensor] = {}
+    def __init__(self) -> None:
+        self._largest: dict[int, Tensor] = {}
         self._samples = 0
 
-    def see(self, seen: Iterable[Sighting], samples: int) -> None:
-        """Take in the outputs of one backward pass."""
-        if not self._places:
-            return
+    def see(self, places: list[int], maxima: list[Tensor], samples: int) -> None:
+        """Take in the units' maxima of one backward pass, see `stats.unit_maxima`."""
         self._samples += samples
-        for sighting in seen:
-            if sighting.place in self._places and sighting.usable:
-                self._merge(sighting)
-
-    def _merge(self, sighting: Sighting) -> None:
-        live = sighting.live
-        if live is None and sighting.tensor is not None:
-            live = stats.live_units(sighting.tensor)
-        known = self._live.get(sighting.place)
-        if live is None:
-            return
-        if known is None or known.shape != live.shape:
-            self._live[sighting.place] = live
+        known = [self._largest.get(place) for place in places]
+        if all(k is not None and k.shape == m.shape for k, m in zip(known, maxima, strict=True)):
+            if known:
+                torch._foreach_maximum_([k for k in known if k is not None], maxima)
         else:
-            known.logical_or_(live)
+            self._largest.update(zip(places, (m.clone() for m in maxima), strict=True))
 
     def harvest(self) -> dict[int, Tensor]:
         """Dead fraction by place, shape (1,), once the window holds enough samples; then it begins anew."""
         if self._samples < SAMPLES:
             return {}
-        dead = {place: 1 - live.float().mean().reshape(1) for place, live in self._live.items()}
-        self._live = {}
+        dead = {place: (largest == 0).float().mean().reshape(1) for place, largest in self._largest.items()}
+        self._largest = {}
         self._samples = 0
         return dead

@@ -1,0 +1,6 @@
+"""`python -m nanscope`."""
+
+from nanscope.cli import main
+
+if __name__ == "__main__":
+    main()

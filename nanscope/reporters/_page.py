@@ -97,14 +97,15 @@ class Page:
         head = first if isinstance(first, Text) else Text(first)
         body = text if isinstance(text, Text) else Text(self.words(text), style)
         lines = body.wrap(self.console, max(20, self.width - head.cell_len))
-        for number, line in enumerate(lines):
-            line.rstrip()
-            self.line((head if number == 0 else Text(" " * head.cell_len)) + line)
+        for number, line in enumerate(lines or [Text()]):
+            whole = (head if number == 0 else Text(" " * head.cell_len)) + line
+            whole.rstrip()
+            self.line(whole)
 
     def heading(self, title: str, aside: str = "") -> None:
         """The title of a section, after an empty line."""
         self.line()
-        self.line(Text.assemble((title, STRONG), (f"  {aside}" if aside else "", DIM)))
+        self.block(Text.assemble((title, STRONG), "  "), aside, DIM)
 
     def glyph(self, severity: Severity) -> str:
         """The severity as a shape."""

@@ -51,7 +51,8 @@ def _table(page: Page, comparison: Comparison) -> None:
 
 
 def _row(page: Page, case: Compared) -> Text:
-    seconds = f"{'~' * case.estimated}{number(case.seconds)}"
+    known = case.seconds is not None and case.seconds < 100
+    seconds = f"{'~' * case.estimated}{score(case.seconds) if known else number(case.seconds)}"
     updates = number(None) if case.updates is None else count(case.updates)
     result = case.score
     scores = [score(value) for value in (result.loss, result.accuracy, result.f1)] if result else ["-"] * 3

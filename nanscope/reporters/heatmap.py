@@ -11,7 +11,7 @@ from nanscope.reporters._page import BAD, DIM, STRONG, Page, clip
 from nanscope.view import Compared
 
 # Dark blue to yellow with rising lightness, after cividis; the text on it is light, then dark.
-COLOURS = ("", "white on #253760", "white on #575d6d", "black on #a59c74", "bold black on #f5dd4b")
+COLOURS = ("", "white on #202a44", "white on #575d6d", "black on #a59c74", "bold black on #f5dd4b")
 STEPS = (0.0, 0.25, 0.5, 0.75)
 """A cell takes the next shade where its share of the row exceeds the step."""
 

@@ -12,7 +12,7 @@ from nanscope.experiment.progress import Progress
 from nanscope.numbers import count, number, score
 from nanscope.reporters._page import BAD, CALM, DIM, STRONG, WARN, Page, clip
 
-BAR_CELLS = 16
+BAR_CELLS = 12
 
 
 class ProgressLine:
@@ -56,7 +56,8 @@ class ProgressLine:
             parts.append(self._bar(progress))
         digits = len(count(progress.total))
         parts.append(Text(f"{count(progress.step):>{digits}}/{count(progress.total)}"))
-        parts += self._trouble(progress) if progress.trouble else self._health(progress)
+        room = self._page.width - sum(part.cell_len + 2 for part in parts) - 1
+        parts += self._trouble(progress, room) if progress.trouble else self._health(progress)
         line = Text()
         for part in parts:
             if line.cell_len + part.cell_len + 2 < self._page.width:
@@ -70,9 +71,8 @@ class ProgressLine:
         glyphs = self._page.glyphs
         return Text.assemble((glyphs.done * done, style), (glyphs.left * (BAR_CELLS - done), DIM))
 
-    def _trouble(self, progress: Progress) -> list[Text]:
-        room = self._page.width - 2 * BAR_CELLS - 16
-        told = clip(self._page.words(progress.trouble or ""), room)
+    def _trouble(self, progress: Progress, room: int) -> list[Text]:
+        told = clip(self._page.words(progress.trouble or ""), room - 2)
         return [Text(f"{self._page.glyphs.error} {told}", BAD), Text(f"loss {score(progress.loss)}")]
 
     def _health(self, progress: Progress) -> list[Text]:

@@ -12,7 +12,7 @@ from nanscope.reporters._page import BAD, DIM, SEVERITY_WORDS, STRONG, STYLE_OF,
 from nanscope.values import Link, Origin, Remedy, Verdict
 from nanscope.view import LOSS_ROWS, View
 
-NAME_CELLS = 25
+NAME_CELLS = 24
 
 
 def render_text(view: View, out: TextIO) -> None:
@@ -93,8 +93,9 @@ def _operation(page: Page, origin: Origin) -> None:
 def _growth(page: Page, growth: Growth | None) -> None:
     if growth is None:
         return
-    every = "step" if growth.bucket == 1 else f"{growth.bucket} steps"
-    aside = f"decades above the usual; a column is {every}, {growth.first} to {growth.last}"
+    every = "a step" if growth.bucket == 1 else f"{growth.bucket} steps"
+    digit = "decades" if growth.decades == 1 else f"a digit is {growth.decades} decades"
+    aside = f"{digit} above usual; a column is {every}, from {growth.first}"
     page.heading("What grew", aside)
     for strip in growth.strips:
         marks = strip.marks.replace(".", page.glyphs.usual).replace("x", page.glyphs.bad)

@@ -57,7 +57,7 @@ class ProgressLine:
         digits = len(count(progress.total))
         parts.append(Text(f"{count(progress.step):>{digits}}/{count(progress.total)}"))
         room = self._page.width - sum(part.cell_len + 2 for part in parts) - 1
-        parts += self._trouble(progress, room) if progress.trouble else self._health(progress)
+        parts += self._trouble(progress, room) if progress.trouble else self._health(progress, room)
         line = Text()
         for part in parts:
             if line.cell_len + part.cell_len + 2 < self._page.width:
@@ -75,9 +75,10 @@ class ProgressLine:
         told = clip(self._page.words(progress.trouble or ""), room - 2)
         return [Text(f"{self._page.glyphs.error} {told}", BAD), Text(f"loss {score(progress.loss)}")]
 
-    def _health(self, progress: Progress) -> list[Text]:
+    def _health(self, progress: Progress, room: int) -> list[Text]:
         parts = [Text(f"loss {score(progress.loss)}"), Text(f"acc {score(progress.accuracy)}")]
         if progress.worst:
-            name = clip(self._page.words(progress.worst), 22)
-            parts.append(Text(f"{name} {number(progress.worst_l2)}", DIM))
+            norm = number(progress.worst_l2)
+            left = room - sum(part.cell_len + 2 for part in parts) - len(norm) - 1
+            parts.append(Text(f"{clip(self._page.words(progress.worst), max(8, left))} {norm}", DIM))
         return parts

@@ -26,9 +26,7 @@ def drawn(out: io.StringIO, *told: Progress) -> str:
 def test_pipe_gets_one_plain_line_at_the_end() -> None:
     """Nothing while it runs, no escape, the last state."""
     text = drawn(io.StringIO(), FINE, FINE)
-    assert text == "bs=1   1,200/43,110  loss 0.213  acc 0.931  final_layer.weight.grad 32.1\n".replace(
-        "final_layer.weight.grad", "final_laye..eight.grad"
-    )
+    assert text == "bs=1   1,200/43,110  loss 0.213  acc 0.931  final_layer.weight.grad 32.1\n"
 
 
 def test_pipe_stays_silent_without_a_step() -> None:
@@ -39,7 +37,7 @@ def test_pipe_stays_silent_without_a_step() -> None:
 def test_terminal_draws_bar_step_loss_accuracy_and_worst_norm() -> None:
     """Everything on one line that fits the screen."""
     text = drawn(Terminal(), FINE)
-    for part in ("────", "1,200/43,110", "loss 0.213", "acc 0.931"):
+    for part in ("────", "1,200/43,110", "loss 0.213", "acc 0.931", "grad 32.1"):
         assert part in text
 
 

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import h5py
 import numpy as np
-from h5py import h5d
 
 from nanscope import __version__
 from nanscope.errors import RunFileError
@@ -122,8 +121,8 @@ def _layout(file: Any) -> Layout:
 
 def _offset(dataset: Any, shape: tuple[int, ...], dtype: str) -> int:
     offset = dataset.id.get_offset()
-    contiguous = dataset.id.get_create_plist().get_layout() == h5d.CONTIGUOUS
-    if not contiguous or offset is None or dataset.shape != shape or dataset.dtype != np.dtype(dtype):
+    # only a contiguous dataset within this file has an offset
+    if offset is None or dataset.shape != shape or dataset.dtype != np.dtype(dtype):
         raise ValueError(f"{dataset.name} is not as the schema says")
     return int(offset)
 

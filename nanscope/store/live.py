@@ -183,14 +183,17 @@ class LiveFile:
                 self._warn(f"out of memory {error}")
 
     def _round(self) -> None:
-        if self._written < self.rows:
-            self._attempt(self._write_rows)
+        self._write_rows()
         self._write_blocks()
         if clock.monotonic() >= self._sync_at:
             self._sync_at = clock.monotonic() + SYNC_SECONDS
             self._attempt(self._sync)
 
     def _write_rows(self) -> None:
+        if self._written < self.rows:
+            self._attempt(self._put_rows)
+
+    def _put_rows(self) -> None:
         """Bring the file's ring up to date."""
         stop = self.rows
         start = max(self._written, stop - self.layout.ring)
@@ -216,6 +219,7 @@ class LiveFile:
                 return  # there is room to try again later; else the oldest rows give way to the newest
             self._freed += block
             self._attempt(self._put_head)
+            self._write_rows()  # a block takes a while, and a kill must not cost that while
 
     def _write_block(self, number: int) -> bool:
         if number >= self.layout.blocks:

@@ -1,4 +1,4 @@
-"""A training that only appends rows, to be killed: `python -m tests.store.child FILE COUNTER COLUMNS PACE [real]`.
+"""A training that only appends rows: `python -m tests.store.child FILE COUNTER COLUMNS PACE [real]`.
 
 COUNTER is a small file, mapped into memory, with the number of rows whose `append` returned: it survives
 the kill, so the test knows what had to be in the run file. PACE is seconds per row. Blocks and ring are
@@ -10,12 +10,14 @@ import os
 import struct
 import sys
 import time
+import zlib
 from pathlib import Path
 
 from nanscope.store.writer import RunWriter
 from tests.store.files import header, layout, pattern
 
 COUNT = struct.Struct("<Q")
+WORK = bytes(100_000)
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
         row += 1
         COUNT.pack_into(shared, 0, row)
         while pace and time.monotonic() - start < row * pace:
-            pass  # a training is busy between two rows
+            zlib.crc32(WORK)  # like a kernel: busy, without Python's lock
 
 
 if __name__ == "__main__":

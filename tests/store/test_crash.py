@@ -113,6 +113,18 @@ def run_on_full_disk(*command: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes less than asked gets the rest; one that takes nothing is full."""
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset))
+    with (tmp_path / "file").open("wb") as file:
+        write_all(file.fileno(), b"0123456789", 2)
+        monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+        with pytest.raises(OSError, match="No space left"):
+            write_all(file.fileno(), b"x", 0)
+    assert (tmp_path / "file").read_bytes() == b"\0\0" + b"0123456789"
+
+
 def test_a_file_size_limit(tmp_path: Path) -> None:
     """`RLIMIT_FSIZE`: the training ends well, the newest rows and the events are in the file."""
     done = run_on_full_disk(sys.executable, "-c", FULL_DISK, str(tmp_path / "run.h5"), "limit")

@@ -39,7 +39,7 @@ def assert_summary(summary: Floats, table: Floats, bucket: int) -> None:
             rows = table[cell * bucket : (cell + 1) * bucket, column]
             found = summary[column, :, cell]
             for quantity, expected in oracle(rows).items():
-                # a mean of cancelling values is as exact as their size allows, and as float32's smallest steps
+                # a mean of cancelling values is as exact as their size and float32's smallest step allow
                 size = float(np.max(np.abs(rows[np.isfinite(rows)]), initial=0))
                 np.testing.assert_allclose(found[quantity], expected, rtol=1e-6, atol=3e-7 * size + 3e-45)
             assert bits(found[LAST : LAST + 1]) == bits(rows[-1:])

@@ -177,6 +177,17 @@ def test_a_file_with_a_part_missing_is_refused(run_file: Path, name: str) -> Non
         open_run(run_file)
 
 
+def test_columns_that_do_not_fit_the_rows_are_refused(run_file: Path) -> None:
+    """Two values in a row, one column named."""
+    with h5py.File(run_file, "r+") as file:
+        for name in ("series/column_site", "series/column_stat"):
+            first = file[name][:1]
+            del file[name]
+            file[name] = first
+    with pytest.raises(RunFileError, match="damaged"):
+        open_run(run_file)
+
+
 @pytest.mark.parametrize("name", ["live/ring", "series/blocks", "series/step"])
 def test_a_dataset_of_another_kind_is_refused(run_file: Path, name: str) -> None:
     """Same name and shape, but chunked: its bytes lie elsewhere."""
@@ -195,6 +206,14 @@ def test_a_damaged_row_is_left_out(run_file: Path) -> None:
     run = open_run(run_file)
     assert_pattern(run, np.delete(np.arange(RING + 10), RING + 5))
     assert run.lost == ("1 steps could not be written and are missing",)
+
+
+def test_the_tail_of_a_live_run_has_no_gap(run_file: Path) -> None:
+    """Beyond what the head counted, reading stops at the first gap: the writer may just have been there."""
+    overwrite(run_file, offset_of(run_file, "live/head"), pack_head(Head(sequence=10**6, rows=RING + 2)))
+    start = offset_of(run_file, "live/ring") + 5 * layout(2).row_bytes
+    overwrite(run_file, start + 30, b"\xa5")
+    assert_pattern(open_run(run_file), np.arange(RING + 5))
 
 
 def test_a_block_that_was_not_synced_must_prove_itself(tmp_path: Path) -> None:
@@ -236,7 +255,7 @@ def test_a_torn_event_is_counted(run_file: Path) -> None:
     """Its neighbours are kept."""
     start = offset_of(run_file, "live/events")
     first = run_file.read_bytes()[start : start + 1000].split(b"\n")[0]
-    overwrite(run_file, start + len(first) + 1, b"00000000 {torn\n" + first + b"\n")
+    overwrite(run_file, start + len(first) + 1, b'00000000 {"kind": "torn", "step": 0}\n' + first + b"\n")
     run = open_run(run_file)
     assert [event["kind"] for event in run.events] == ["note", "note"]
     assert run.lost == ("1 events are unreadable",)

@@ -50,6 +50,28 @@ def test_amend_again_and_append_after_it(tmp_path: Path) -> None:
     assert_pattern(open_run(tmp_path / "run.h5"), np.arange(RING + BLOCK))
 
 
+def test_the_newest_row_stays_open_to_amend(tmp_path: Path) -> None:
+    """A row that completes its block is not taken into the block before another one follows."""
+    other = pattern(10**6, 10**6 + 1, 2)
+    with writing(tmp_path / "run.h5", 2) as writer:
+        stop_thread(writer)
+        append_pattern(writer, 0, BLOCK, 2)
+        writer._live._round()
+        writer.amend(other[0])
+        append_pattern(writer, BLOCK, BLOCK + 1, 2)
+        writer._live._round()
+        assert writer._live._freed == BLOCK
+        table = open_run(tmp_path / "run.h5").source.block(BLOCK - 1, BLOCK)
+    np.testing.assert_array_equal(bits(table), bits(other))
+
+
+def stop_thread(writer: RunWriter) -> None:
+    """The thread leaves; the test makes its rounds, or nobody."""
+    writer._live._stop.set()
+    writer._live._wake.set()
+    writer._live._thread.join()
+
+
 def test_amend_without_a_row_does_nothing(tmp_path: Path) -> None:
     """A scalar logged before the first step has no row to go to."""
     with writing(tmp_path / "run.h5", 1) as writer:
@@ -241,10 +263,7 @@ def test_a_training_that_outruns_the_disk_waits_only_so_long(
         clock.now += seconds
 
     with writing(tmp_path / "run.h5", 1) as writer:
-        live = writer._live
-        live._stop.set()  # the thread leaves: nobody frees the ring
-        live._wake.set()
-        live._thread.join()
+        stop_thread(writer)  # nobody frees the ring
         fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep, time=lambda: 0.0)
         monkeypatch.setattr("nanscope.store.live.clock", fake)
         append_pattern(writer, 0, RING, 1)

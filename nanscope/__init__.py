@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanscope.diagnose import diagnose
+    from nanscope.diagnosis import diagnose
     from nanscope.errors import NanscopeError, NonFiniteError
     from nanscope.recording.recorder import Recorder, record
     from nanscope.store.reader import open_run
@@ -20,7 +20,7 @@ _HOMES = {
     "NanscopeError": "nanscope.errors",
     "NonFiniteError": "nanscope.errors",
     "Recorder": "nanscope.recording.recorder",
-    "diagnose": "nanscope.diagnose",
+    "diagnose": "nanscope.diagnosis",
     "open_run": "nanscope.store.reader",
     "record": "nanscope.recording.recorder",
 }

@@ -158,7 +158,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _answer(path: Path, form: str) -> Diagnosis:
-    from nanscope.diagnose import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
+    from nanscope.diagnosis import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
     from nanscope.reporters import REPORTERS  # noqa: PLC0415 - loads rich
     from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
     from nanscope.view import build_view  # noqa: PLC0415 - loads numpy
@@ -170,7 +170,7 @@ def _answer(path: Path, form: str) -> Diagnosis:
 
 
 def _compare(paths: Sequence[Path], form: str) -> list[Diagnosis]:
-    from nanscope.diagnose import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
+    from nanscope.diagnosis import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
     from nanscope.reporters import COMPARISON_REPORTERS  # noqa: PLC0415 - loads rich
     from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
     from nanscope.view import build_comparison  # noqa: PLC0415 - loads numpy
@@ -197,10 +197,10 @@ def _exit_code(diagnoses: Sequence[Diagnosis]) -> int:
 def main() -> NoReturn:
     """Run the command line: every expected error is one line on stderr, and the exit code that it names."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="nanscope", standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "nanscope"
-        _fail(f"{error.format_message().rstrip('.')}: see {command} --help", error.exit_code)
+        _fail(f"{error.format_message()} See {command} --help", error.exit_code)
     except NanscopeError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -8,7 +8,7 @@ from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
 from nanscope.detectors import detect
 from nanscope.reasons import causes
 from nanscope.run import Run
-from nanscope.trail import trail
+from nanscope.trail import elements, trail
 from nanscope.unknowns import unknowns
 from nanscope.values import Cause, Diagnosis, Finding, Origin, Phase, Remedy, Severity, Verdict
 
@@ -87,11 +87,14 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
 def _diverged(findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
     birth, argmax = _named(findings, "NS101"), _named(findings, "NS201")
     assert birth is not None
-    text = f"the training diverged: {birth.message}"
+    text = f"{birth.evidence['name']} holds the first non-finite value{elements(birth.evidence)}."
     if found:
-        text += f"; most likely cause: {found[0].id}"
-    if argmax:
-        text += f"; {argmax.message}"
+        text += f" Most likely cause: {found[0].id}."
+    if argmax and argmax.evidence["all_logits_nan"]:
+        text += (
+            f" From step {argmax.step} on every prediction is class 0 because the argmax of an all-NaN row is"
+            " index 0, not because the model prefers class 0."
+        )
     return text
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from nanscope.causes import CATALOGUE
+from nanscope.numbers import number
 from nanscope.run import Run, is_missing
 from nanscope.values import Cause, Finding, Kind, Phase
 
@@ -70,8 +71,8 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_
 def _growing(growth: Finding, birth: Finding, lr: float | None) -> _Named:
     evidence = growth.evidence
     text = (
-        f"norms grow by a factor of {evidence['rate']:.3g} per step from step {growth.step} on"
-        f" (first {growth.site}), up to {birth.evidence['name']} at step {birth.step}"
+        f"norms grow {number(evidence['rate'])} times per step from step {growth.step} on"
+        f" (first {growth.site}), until {birth.evidence['name']} overflows at step {birth.step}"
     )
     if evidence["weights_grow"] is not False:
         at = f" at a learning rate of {lr:g}" if lr is not None else ""
@@ -95,12 +96,14 @@ def _learning_rate(run: Run, step: int) -> float | None:
 
 
 def _overflowed(birth: Finding, growth: Finding | None) -> bool:
-    """Infinities alone (no NaN), in values that had grown towards the limit."""
+    """Infinities alone (no NaN), in values that had come near the limit; growth over many steps has a cause."""
     if birth.evidence["nan"] or not birth.evidence["inf"] or birth.phase is Phase.LOSS:
         return False
     before = birth.evidence.get("abs_max_before") or 0.0
     half = birth.evidence.get("dtype") == "float16"
-    return growth is not None or before * (8 if half else CLOSE) >= (65504 if half else 3.4e38)
+    if growth is not None:
+        return half
+    return before * (8 if half else CLOSE) >= (65504 if half else 3.4e38)
 
 
 def _overflow(birth: Finding) -> str:
@@ -113,4 +116,4 @@ def _overflow(birth: Finding) -> str:
 def _excluded(birth: Finding) -> tuple[str, ...]:
     if not birth.evidence["before_loss"]:
         return ()
-    return (f"log(0) in the loss is excluded: {birth.evidence['name']} was non-finite before it",)
+    return (f"log(0) in the loss is excluded: {birth.evidence['name']} was non-finite before it was formed",)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from nanscope.numbers import count, number, score
 from nanscope.run import Run, is_nonfinite
 from nanscope.values import Finding, Kind, Link, Phase, Severity, Site
 
 WEIGHTS_SHOWN = 5
+NOTABLE = 0.1  # relative change that makes a weight's value worth a line
 REACH = 1000
 _ORDER = list(Phase)
 
@@ -34,7 +37,30 @@ def _signs(findings: tuple[Finding, ...]) -> Iterator[Link]:
     """What the detectors say; a note other than the echo is no link."""
     for finding in findings:
         if finding.severity > Severity.NOTE or finding.rule == "NS102":
-            yield Link(finding.step, finding.message, finding.phase, finding.site)
+            yield Link(finding.step, _in_short(finding), finding.phase, finding.site)
+
+
+def _in_short(finding: Finding) -> str:
+    """The message of a finding without the step and phase that stand beside it."""
+    known = finding.evidence
+    if finding.rule == "NS101":
+        return f"{known['name']}{elements(known)}: the first non-finite value"
+    if finding.rule == "NS102":
+        return f"{known['poisoned']} parameters are non-finite from here on: what follows is its echo"
+    if finding.rule == "NS201" and known["all_logits_nan"]:
+        return "every prediction from here on is class 0: argmax of an all-NaN row is index 0"
+    if finding.rule == "NS301":
+        return f"{finding.site} grows {number(known['rate'])} times per step from here on; {known['sites']} sites grow"
+    return finding.message
+
+
+def elements(counts: Mapping[str, Any]) -> str:
+    """How many elements are broken, as `: 3 inf, 1 NaN`; empty where they were not counted."""
+    kinds = (
+        f"{count(counts[kind])} {word}" for kind, word in (("inf", "inf"), ("nan", "NaN")) if counts[kind]
+    )
+    found = ", ".join(kinds)
+    return f": {found}" if found else ""
 
 
 def _before(run: Run, birth: Finding, growth: Finding | None) -> Iterator[Link]:
@@ -45,7 +71,7 @@ def _before(run: Run, birth: Finding, growth: Finding | None) -> Iterator[Link]:
     if stop and run.has(None, "loss"):
         loss = run.scalar("loss", stop - 1, stop)[0]
         if np.isfinite(loss):
-            yield Link(int(run.steps[stop - 1]), f"the loss one step before is {loss:.3g}", Phase.LOSS)
+            yield Link(int(run.steps[stop - 1]), f"the loss is {number(loss)}, still finite", Phase.LOSS)
 
 
 def _largest_weight(run: Run, start: int, stop: int) -> Iterator[Link]:
@@ -61,8 +87,10 @@ def _largest_weight(run: Run, start: int, stop: int) -> Iterator[Link]:
     if best is None:
         return
     word = "largest element" if stat == "abs_max" else "norm"
-    for row, value in list(zip(best[2], best[3], strict=True))[-WEIGHTS_SHOWN:]:
-        yield Link(int(run.steps[row]), f"{word} of {best[1]} is {value:.3g}", Phase.UPDATE, best[1])
+    moved = np.flatnonzero(np.abs(np.diff(best[3], prepend=0.0)) > NOTABLE * best[3])
+    for i in moved[-WEIGHTS_SHOWN:]:
+        text = f"{word} of {best[1]} is {number(best[3][i])}"
+        yield Link(int(run.steps[best[2][i]]), text, Phase.UPDATE, best[1])
 
 
 def _after(run: Run, birth: Finding) -> Iterator[Link]:
@@ -80,8 +108,8 @@ def _after(run: Run, birth: Finding) -> Iterator[Link]:
     }
     if bad_grads:
         row = min(bad_grads.values())
-        count = sum(at == row for at in bad_grads.values())
-        text = f"the gradients of {count} of {len(grads)} parameters are non-finite"
+        bad_count = sum(at == row for at in bad_grads.values())
+        text = f"the gradients of {bad_count} of {len(grads)} parameters are non-finite"
         yield Link(int(run.steps[start + row]), text, Phase.BACKWARD)
 
 
@@ -91,11 +119,8 @@ def _evaluations(run: Run, birth: Finding) -> list[Link]:
     if not late:
         return []
     first = late[0]
-    scores = f"loss {first.loss:.3g}, accuracy {first.accuracy:.3f}, F1 {first.f1:.3f}"
-    text = f"the evaluation after epoch {first.epoch} gives {scores}"
+    text = f"evaluation: loss {score(first.loss)}, accuracy {score(first.accuracy)}, F1 {score(first.f1)}"
     rows = [sum(row) for row in first.confusion]
     if sum(rows) and all(row[0] == total for row, total in zip(first.confusion, rows, strict=True)):
-        text += (
-            f": every prediction is class 0, so accuracy is the share of class 0 ({rows[0] / sum(rows):.3f})"
-        )
+        text += ": every prediction is class 0, so accuracy is the share of class 0"
     return [Link(first.step, text)]

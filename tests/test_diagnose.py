@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanscope.causes import CATALOGUE, REMEDIES
-from nanscope.diagnose import diagnose
+from nanscope.diagnosis import diagnose
 from nanscope.values import Diagnosis, Phase, Verdict
 from tests.builders import collapsed_run, diverged_run, healthy_run, make_run
 

@@ -409,7 +409,7 @@ def test_the_recorder_steps_aside_when_it_fails(
         nanscope.record(model, optimizer, path),
     ):
         step(model, optimizer)
-        monkeypatch.setattr(Gauge, "backward", lambda *_a, **_k: 1 / 0)
+        monkeypatch.setattr(Gauge, "collect", lambda *_a, **_k: 1 / 0)
         _train(model, optimizer, [X, X, X])
     assert len(warned) == 1
     assert not hooks(model)

@@ -253,4 +253,4 @@ def test_dead_units_are_those_silent_for_a_thousand_samples(tmp_path: Path) -> N
     site = next(s for s in run.sites if str(s) == "1.output")
     dead = run.series(site, "dead_fraction")
     assert is_missing(dead[:19]).all()
-    assert dead[19] == pytest.approx(5 / 16)
+    assert dead[~is_missing(dead)].tolist() == [pytest.approx(5 / 16)]

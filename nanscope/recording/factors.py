@@ -2,8 +2,8 @@
 
 At batch size 1 the gradient is the outer product of the gradient D of the layer's output and the layer's
 input X, so its Frobenius norm is exactly |D| |X| (Goodfellow 2015, arXiv:1510.01799): two short vectors
-instead of `out * in` elements. It holds only where this product is the whole gradient; `eligible` and
-`sole_uses` see to that.
+instead of `out * in` elements; the gradient of the bias is D itself. It holds only where this product is the
+whole gradient; `eligible` and `sole_uses` see to that.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# From here on a pass over the gradient (0.07 ns an element on one core, measured) costs more than the factors
-# (about 10 us with the checks). The choice only matters for speed, never for the value.
-WORTHWHILE_ELEMENTS = 150_000
 WALK_LIMIT = 2_000  # nodes; a larger graph is not worth the walk
 
 
-def large(module: nn.Module) -> bool:
-    """Whether this is a plain Linear layer whose factors cost less than a pass over its weight gradient."""
-    if type(module) is not nn.Linear or "weight" not in module._parameters:  # a parametrised weight is none
-        return False
-    return module.in_features * module.out_features > WORTHWHILE_ELEMENTS
+def plain_linear(module: nn.Module) -> bool:
+    """Whether this is torch's own Linear layer with its own weight (a parametrised one is computed)."""
+    return type(module) is nn.Linear and "weight" in module._parameters
 
 
 def one_row(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> bool:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanscope.recording.alert import Alert
-from nanscope.recording.measure import Reading
+from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.rows import Rows, Step
 from nanscope.recording.sink import Sink
 from nanscope.run import Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
-BATCH = 16  # steps
-PATIENCE = 0.05  # seconds that a finished step may wait for its batch
+BATCH = 32  # steps that may wait
+PATIENCE = 0.05  # seconds that they may wait
+KEPT_ELEMENTS = 1 << 20  # elements that they may keep alive
 
 PHASES = {
     Kind.INPUT: Phase.DATA,
@@ -59,27 +60,38 @@ class Ledger:
 
     Attributes:
         trouble: the first harmful non-finite value, None so far.
+        broken: whether anything non-finite was written, harmful or not.
         alert: whether the coming steps are looked at closely.
     """
 
-    def __init__(self, places: Places, sites: tuple[Site, ...], layout: Layout, sink: Sink) -> None:
+    def __init__(
+        self, places: Places, sites: tuple[Site, ...], layout: Layout, gauge: Gauge, sink: Sink
+    ) -> None:
         self._sites = sites
+        self._gauge = gauge
         self._harmful = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.WEIGHT)]
         self._layout = layout
         self._rows = Rows(layout, frozenset(places.grads))
         self._sink = sink
         self._waiting: list[Step] = []
+        self._elements = 0
         self._last: tuple[int, Floats] | None = None
         self.trouble: Trouble | None = None
+        self.broken = False
         self.alert = Alert()
 
     def end(self, step: Step) -> None:
-        """Take an ended step; write it now if it matters or the batch is full."""
+        """Take an ended step; write it now if it matters or enough are waiting."""
         self._waiting.append(step)
-        urgent = self._notice(step)
-        first = self._waiting[0]
-        if urgent or len(self._waiting) >= BATCH or step.time - first.time > PATIENCE:
+        self._elements += sum(reading.elements for reading in step.readings)
+        patient = step.time - self._waiting[0].time < PATIENCE and self._elements < KEPT_ELEMENTS
+        if self._urgent(step) or len(self._waiting) >= BATCH or not patient:
             self.write()
+
+    def _urgent(self, step: Step) -> bool:
+        losses = [reading.loss for reading in step.readings if reading.loss is not None]
+        alarm = bool(losses) and self.alert.notice_loss(step.number, sum(losses))
+        return alarm or step.weights is not None or any(reading.broken for reading in step.readings)
 
     def write(self, *, wait: bool = False) -> None:
         """Write every step whose numbers have come; with `wait`, all steps."""
@@ -87,16 +99,22 @@ class Ledger:
         steps, self._waiting = self._waiting[:count], self._waiting[count:]
         if not steps:
             return
-        for step in steps:
-            _arrive(step)
-            self._notice_late(step)
+        self._elements = 0
+        looks = [step.weights for step in steps if step.weights is not None]
+        self._gauge.measure([*(reading for step in steps for reading in step.readings), *looks])
         rows = self._rows.build(steps)
-        for step, row in zip(steps, rows, strict=True):
-            self._own_scalars(row, step.scalars)
-            self._sink.append(step.number, step.time, row)
-            if self.trouble is None and is_nonfinite(row).any():
-                self.trouble = self._trouble(step.number, row)
+        totals = np.nansum(rows[:, : len(self._sites)], axis=1, dtype=np.float64).tolist()
+        for step, row, total in zip(steps, rows, totals, strict=True):
+            self.alert.notice_norms(step.number, total)
+            self._write(step, row)
         self._last = steps[-1].number, rows[-1].copy()
+
+    def _write(self, step: Step, row: Floats) -> None:
+        self._own_scalars(row, step.scalars)
+        self._sink.append(step.number, step.time, row)
+        if any(reading.broken for reading in (*step.readings, *([step.weights] if step.weights else []))):
+            self.broken = True
+            self.trouble = self.trouble or self._trouble(step.number, row)
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Add scalars to the step that ended last."""
@@ -123,18 +141,6 @@ class Ledger:
             return Latest(number, loss, None, math.nan)
         return Latest(number, loss, self._sites[worst], float(l2[worst]))
 
-    def _notice(self, step: Step) -> bool:
-        """Whether a step whose numbers are known must be written at once."""
-        totals = _totals(step)
-        if any(total is None for total in totals):
-            return False  # on its way from the device: noticed when it is here
-        alarm = self.alert.notice(step.number, sum(total for total in totals if total is not None))
-        return alarm or step.weights is not None
-
-    def _notice_late(self, step: Step) -> None:
-        if any(total is None for total in _totals(step)):
-            self.alert.notice(step.number, float(sum(r.vector.sum() for r in step.readings)))
-
     def _own_scalars(self, row: Floats, scalars: Mapping[str, float]) -> None:
         for name in scalars.keys() - self._layout.scalars.keys():
             column = self._sink.column(name)
@@ -152,19 +158,8 @@ class Ledger:
         return Trouble(number, PHASES[sites[0].kind], sites[0])
 
 
-def _totals(step: Step) -> list[float | None]:
-    return [reading.total for reading in step.readings]
-
-
 def _count_ready(steps: list[Step]) -> int:
     return next((i for i, step in enumerate(steps) if not step.ready), len(steps))
-
-
-def _arrive(step: Step) -> None:
-    readings: list[Reading] = [*step.readings, *([] if step.weights is None else [step.weights])]
-    for reading in readings:
-        if reading.arrived is not None:
-            reading.arrived.synchronize()
 
 
 def _rank(site: Site) -> tuple[int, int]:

@@ -71,13 +71,10 @@ class Measured:
 
 @dataclass(slots=True)
 class LinearCall:
-    """A large Linear layer called on one row of `entering`.
-
-    `place` is that of the gradient of `output`, `gradient` that of the gradient of `weight`.
-    """
+    """A Linear layer called on one row of `entering`; `place` is that of the gradient of `output`."""
 
     weight: Tensor
-    gradient: int
+    bias: Tensor | None
     entering: Tensor
     version: int
     output: Tensor
@@ -227,8 +224,7 @@ class Probes:
 
     def _probe(self, out: int, back: int, module: nn.Module) -> Callable[..., None]:
         """The forward hook of one module; `out` the place of its output, `back` of that one's gradient."""
-        large = factors.large(module)
-        grads = {id(p): place for p, place in zip(self._places.parameters, self._places.grads, strict=True)}
+        linear = factors.plain_linear(module)
         arrive = self._arrival(back)
 
         def probe(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -248,18 +244,9 @@ class Probes:
                         continue
                     hook = arrive if self._pass is self._first else self._arrival(back, self._pass)
                     self._on_tensors.append(tensor.register_hook(hook))
-                    if large and not self.in_backward and factors.one_row(module, args, tensor):
-                        entering = args[0]
-                        weight = module.weight
-                        call = (
-                            weight,
-                            grads[id(weight)],
-                            entering,
-                            entering._version,
-                            tensor,
-                            back,
-                            self._pass,
-                        )
+                    if linear and not self.in_backward and factors.one_row(module, args, tensor):
+                        x = args[0]
+                        call = (module.weight, module.bias, x, x._version, tensor, back, self._pass)
                         self.linears.append(LinearCall(*call))  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
                 self._fail(error)

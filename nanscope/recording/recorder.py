@@ -183,6 +183,7 @@ class Recorder:
             handle.remove()
         self._on_optimizers = []
         self._probes.remove()
+        self._step = Step(self.steps)  # an unfinished one holds tensors
         _recorded.discard(self._model)
 
     def _watch_optimizers(self) -> Iterable[Any]:
@@ -261,10 +262,9 @@ class Recorder:
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
         self._probes.in_backward = True
-        calls = [call for call in self._probes.linears if factors.eligible(call.weight)]
-        weights = [call.weight for call in calls]
-        alone = [w for w in weights if sum(w is other for other in weights) == 1]
-        self._outer = factors.sole_uses(roots, alone) if alone else set()
+        called = [p for call in self._probes.linears for p in (call.weight, call.bias) if p is not None]
+        fit = [parameter for parameter in called if factors.eligible(parameter)]
+        self._outer = factors.sole_uses(roots, fit) if fit else set()
 
     def _measure(self, roots: tuple[Tensor, ...]) -> None:
         self._probes.in_backward = False
@@ -277,18 +277,20 @@ class Recorder:
 
     def _add_reading(self, roots: tuple[Tensor, ...]) -> None:
         probes = self._probes
-        reading = self._gauge.backward(probes, roots, self._outer, count=self._classes)
+        reading = self._gauge.collect(probes, roots, self._outer, count=self._classes)
         overwritten = probes.overwritten
         if probes.hasty is None or overwritten:
             probes.hasty = (probes.hasty or set()) | overwritten
         self._step.readings.append(reading)
         self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
         probes.clear()
-        if not self._state_told and reading.broken:
+        if reading.broken:
             self._tell_state()
 
     def _tell_state(self) -> None:
-        """Note what was broken in the state that the update of this step has not touched yet."""
+        """Note, once, what is broken in the state that the next update has not touched yet."""
+        if self._state_told:
+            return
         self._state_told = True
         held = {"parameters": self._model.named_parameters(), "buffers": self._model.named_buffers()}
         broken = {kind: dict(_broken(named)) for kind, named in held.items()}
@@ -337,6 +339,8 @@ class Recorder:
         self._witness = None
         self._probes.clear()
         self._probes.closely = self._ledger.alert.due(self.steps)
+        if self._ledger.broken:
+            self._tell_state()
 
     def _answer_trouble(self) -> None:
         trouble = self.trouble
@@ -358,7 +362,7 @@ class Recorder:
         sites = self._places.sites(seen)
         layout = Layout.of(self._places, sites, names)
         self._open_file(layout)
-        self._ledger = Ledger(self._places, sites, layout, self._sink)
+        self._ledger = Ledger(self._places, sites, layout, self._gauge, self._sink)
 
     def _open_file(self, layout: Layout | None = None) -> None:
         if layout is None:  # left before the first step: the file tells at least that
@@ -382,7 +386,7 @@ class Recorder:
 
     def _step_aside(self, error: Exception) -> None:
         # the hooks go when the block is left: torch may be walking through its list of them right now
-        self._active = False
+        self._active = self._probes.active = False
         self._probes.clear()
         trace = "".join(traceback.format_exception(error))
         self._sink.event("recorder-failed", self.steps, message=repr(error), traceback=trace)

@@ -83,70 +83,85 @@ class Rows:
                 for row, step in zip(some, alike, strict=True):
                     self._fill_from_several(row[None], step)
             begin += len(alike)
+        for name in {name for step in steps for name in step.scalars} & self._layout.scalars.keys():
+            known = [i for i, step in enumerate(steps) if name in step.scalars]
+            rows[known, self._layout.scalars[name]] = [steps[i].scalars[name] for i in known]
         for row, step in zip(rows, steps, strict=True):
-            self._fill_rest(row[None], step)
+            if step.weights is not None:
+                self._put(row[None], _table(step.weights.plan, [step.weights]))
+                self._put_peaks(row[None], step.weights.plan, _numbers([step.weights]))
         return rows
 
     def _fill(self, rows: Floats, plan: Plan, steps: list[Step]) -> None:
-        table = _table(plan, [step.readings[0] for step in steps])
+        readings = [step.readings[0] for step in steps]
+        table = _table(plan, readings)
         if len(set(table.places)) < len(table.places):
             table = _merged([table], self._grads)
         self._put(rows, table)
-        numbers = _numbers([step.readings[0] for step in steps])
-        self._put_tail(rows, plan, numbers)
-        self._put_logits(rows, [step.readings[0].logits for step in steps])
-        if plan.losses:
-            rows[:, self._layout.scalars["loss"]] = saturated(_losses(plan, numbers).sum(1))
-        rows[:, self._layout.scalars["samples"]] = [step.readings[0].samples for step in steps]
+        self._put_peaks(rows, plan, _numbers(readings))
+        self._put_logits(rows, [_intact(reading) for reading in readings])
+        losses = np.array([np.nan if r.loss is None else r.loss for r in readings])
+        if not any(r.loss is None for r in readings):
+            rows[:, self._layout.scalars["loss"]] = saturated(losses)
+        rows[:, self._layout.scalars["samples"]] = [r.samples for r in readings]
+        for row, reading in zip(rows, readings, strict=True):
+            if reading.dead or reading.lost:
+                self._put_rare(row, reading)
 
     def _fill_from_several(self, row: Floats, step: Step) -> None:
         if not step.readings:
             return
         self._put(row, _merged([_table(r.plan, [r]) for r in step.readings], self._grads))
-        self._put_logits(row, [[logits for r in step.readings for logits in r.logits]])
+        self._put_logits(row, [[logits for r in step.readings for logits in _intact(r)]])
         for reading in step.readings:
-            self._put_tail(row, reading.plan, _numbers([reading]))
-        losses = [_losses(r.plan, _numbers([r])).sum(1) for r in step.readings if r.plan.losses]
+            self._put_peaks(row, reading.plan, _numbers([reading]))
+        losses = [reading.loss for reading in step.readings if reading.loss is not None]
         if losses:
-            row[:, self._layout.scalars["loss"]] = saturated(np.sum(losses, axis=0))
-        row[:, self._layout.scalars["samples"]] = sum(r.samples for r in step.readings)
+            row[:, self._layout.scalars["loss"]] = saturated(np.array([sum(losses)]))
+        row[:, self._layout.scalars["samples"]] = sum(reading.samples for reading in step.readings)
+        for reading in step.readings:
+            self._put_rare(row[0], reading)
 
-    def _fill_rest(self, row: Floats, step: Step) -> None:
-        if step.weights is not None:
-            self._put(row, _table(step.weights.plan, [step.weights]))
-            self._put_tail(row, step.weights.plan, _numbers([step.weights]))
-        for name, value in step.scalars.items():
-            if name in self._layout.scalars:
-                row[:, self._layout.scalars[name]] = value
+    def _put_rare(self, row: Floats, reading: Reading) -> None:
+        """Dead fractions, and what was lost because somebody wrote into it."""
+        for place, fraction in reading.dead.items():
+            row[self._layout.position["dead_fraction"][place]] = fraction
+        for place in reading.lost:
+            row[[self._layout.position[stat][place] for stat in ("l2", "nan_count", "inf_count")]] = MISSING
 
     def _put(self, rows: Floats, table: Table) -> None:
         rows[:, self._at("l2", table.places)] = saturated(table.l2)
         rows[:, self._at("nan_count", table.places)] = _or_missing(table.nan_count)
         rows[:, self._at("inf_count", table.places)] = _or_missing(table.inf_count)
 
-    def _put_tail(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
-        """The largest absolute values and the dead fractions that follow the norms."""
+    def _put_peaks(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
+        """The largest absolute values, which follow the norms."""
         begin = len(plan.places) + 2 * len(plan.products)
-        for stat, places in (("abs_max", plan.peaked), ("dead_fraction", plan.dead)):
-            at = self._at(stat, places)
-            for column, values in zip(at, numbers[:, begin : begin + len(places)].T, strict=True):
-                # a module called twice has two: the larger holds; MISSING is a NaN that fmax passes over
-                rows[:, column] = np.fmax(rows[:, column], saturated(values))
-            begin += len(places)
+        for column, values in zip(self._at("abs_max", plan.peaked), numbers[:, begin:].T, strict=True):
+            # a module called twice has two: the larger holds; MISSING is a NaN that fmax passes over
+            rows[:, column] = np.fmax(rows[:, column], saturated(values))
 
     def _put_logits(self, rows: Floats, logits: Sequence[Sequence[Tensor]]) -> None:
         columns = self._layout.scalars
         if "logits_abs_max" not in columns:
             return
         classes = sum(name.startswith("predicted_") for name in columns) - 1
-        for row, found in zip(rows, _logit_stats(logits, count=classes > 0), strict=True):
-            if found.shape[1] != 3 + classes + 1:
-                continue  # none in this step, or an output of another width, which has other classes
-            row[columns["logits_abs_max"]] = saturated(found[:, 0].max(keepdims=True))[0]
-            row[columns["logits_margin"]] = found[:, 1].sum() / found[:, -1].sum()
-            row[columns["predicted_nan"]] = found[:, 2].sum()
-            for number, count in enumerate(found[:, 3:-1].sum(0)):
-                row[columns[f"predicted_{number}"]] = count
+        first = columns["logits_abs_max"]  # margin, NaN rows and the classes follow
+        stacked = _stacked(logits)
+        if stacked is not None:
+            found = stats.logit_stats(stacked, count=classes > 0).double().numpy()
+            if found.shape[1] == 3 + classes + 1:
+                found[:, 1] /= found[:, -1]
+                rows[:, first : first + 3 + classes] = saturated(found[:, :-1])
+            return
+        for row, step in zip(rows, logits, strict=True):
+            found = _stats_of_passes(step, count=classes > 0)
+            if (
+                found.shape[1] == 3 + classes + 1
+            ):  # else none, or an output of another width and other classes
+                counts = found[:, 2:-1].sum(0)
+                margin = found[:, 1].sum() / found[:, -1].sum()
+                row[first : first + 3 + classes] = saturated(np.array([found[:, 0].max(), margin, *counts]))
 
     def _at(self, stat: str, places: tuple[int, ...]) -> Indices:
         key = stat, places
@@ -173,18 +188,20 @@ def _or_missing(counts: Doubles) -> Floats:
 
 
 def _numbers(readings: Sequence[Reading]) -> Doubles:
-    return np.stack([reading.vector.numpy() for reading in readings]).astype(np.float64)
+    return np.stack([reading.numbers for reading in readings if reading.numbers is not None])
 
 
-def _losses(plan: Plan, numbers: Doubles) -> Doubles:
-    return numbers[:, numbers.shape[1] - plan.losses :]
+def _intact(reading: Reading) -> list[Tensor]:
+    """The logits that nobody has written into."""
+    return [logits for logits, version in reading.logits if logits._version == version]
 
 
 def _table(plan: Plan, readings: Sequence[Reading]) -> Table:
     numbers = _numbers(readings)
     single, pairs = len(plan.places), 2 * len(plan.products)
     product = numbers[:, single : single + pairs : 2] * numbers[:, single + 1 : single + pairs : 2]
-    l2 = np.concatenate((numbers[:, :single], product), axis=1)
+    copied = numbers[:, [source for _, source in plan.copies]]
+    l2 = np.concatenate((numbers[:, :single], product, copied), axis=1)
     nan_count = np.where(np.isfinite(l2), 0.0, np.nan)
     inf_count = nan_count.copy()
     for row, reading in enumerate(readings):
@@ -205,13 +222,11 @@ def _merged(tables: Iterable[Table], grads: frozenset[int]) -> Table:
     return Table(tuple(merged), np.sqrt(square), nan_count, inf_count)
 
 
-def _logit_stats(logits: Sequence[Sequence[Tensor]], *, count: bool) -> list[Doubles]:
-    """Per step the stats of its logits, shape (passes, 3 + classes + 1); the last column is the rows."""
-    shapes = {tuple(tensor.shape) for step in logits for tensor in step}
-    if {len(step) for step in logits} == {1} and {len(shape) for shape in shapes} == {2} and len(shapes) == 1:
-        found = stats.logit_stats(torch.stack([step[0] for step in logits]), count=count)
-        return [one[None] for one in found.double().numpy()]
-    return [_stats_of_passes(step, count=count) for step in logits]
+def _stacked(logits: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Logits of steps of one pass and one shape each, shape (steps, rows, classes); None if they differ."""
+    single = [step[0] for step in logits if len(step) == 1]
+    alike = len(single) == len(logits) and len({tensor.shape for tensor in single}) == 1
+    return torch.stack(single) if alike and single[0].dim() == 2 else None
 
 
 def _stats_of_passes(logits: Sequence[Tensor], *, count: bool) -> Doubles:

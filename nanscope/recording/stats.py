@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FLOAT32_MAX = 3.4028234663852886e38
-
 
 @dataclass(frozen=True, slots=True)
 class Exact:

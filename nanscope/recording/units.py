@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,21 +18,21 @@ class Units:
         self._largest: dict[int, Tensor] = {}
         self._samples = 0
 
-    def see(self, places: list[int], maxima: list[Tensor], samples: int) -> None:
-        """Take in the units' maxima of one backward pass, see `stats.unit_maxima`."""
+    def count(self, samples: int) -> None:
+        """So many samples more went through."""
         self._samples += samples
-        known = [self._largest.get(place) for place in places]
-        if all(k is not None and k.shape == m.shape for k, m in zip(known, maxima, strict=True)):
-            if known:
-                torch._foreach_maximum_([k for k in known if k is not None], maxima)
-        else:
-            self._largest.update(zip(places, (m.clone() for m in maxima), strict=True))
 
-    def harvest(self) -> dict[int, Tensor]:
-        """Dead fraction by place, shape (1,), once the window holds enough samples; then it begins anew."""
+    def see(self, place: int, maxima: Tensor) -> None:
+        """Take in the units' maxima at a place, see `stats.unit_maxima`."""
+        known = self._largest.get(place)
+        same = known is not None and known.shape == maxima.shape
+        self._largest[place] = torch.maximum(known, maxima) if same and known is not None else maxima
+
+    def harvest(self) -> Mapping[int, float]:
+        """Dead fraction by place once the window holds enough samples; then it begins anew."""
         if self._samples < SAMPLES:
             return {}
-        dead = {place: (largest == 0).float().mean().reshape(1) for place, largest in self._largest.items()}
+        dead = {place: float((largest == 0).float().mean()) for place, largest in self._largest.items()}
         self._largest = {}
         self._samples = 0
         return dead

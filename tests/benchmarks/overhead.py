@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 import nanscope
 from nanscope.recording import backward
 
-BLOCKS = {1: (60, 100), 32: (40, 20), 1024: (15, 2)}  # batch size: pairs of blocks, steps per block
+BLOCKS = {1: (150, 40), 32: (60, 10), 1024: (15, 2)}  # batch size: pairs of blocks, steps per block
 
 
 def mlp() -> nn.Sequential:

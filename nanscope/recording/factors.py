@@ -42,18 +42,20 @@ def sole_uses(roots: Iterable[Tensor], weights: Sequence[Tensor]) -> set[int]:
     is: a tied layer, a penalty on the weights inside the loss, a double backward.
     """
     edges: dict[object, int] = {}
+    leaves: list[Any] = []
     queue = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen = set(queue)
     while queue:
-        for node, _ in queue.pop().next_functions:
+        below = queue.pop().next_functions
+        for node, _ in below:
             if node is None:
                 continue
             edges[node] = edges.get(node, 0) + 1
-            if node not in seen:
-                seen.add(node)
-                queue.append(node)
+            if node in seen:
+                continue
+            seen.add(node)
+            (queue if node.next_functions else leaves).append(node)
         if len(seen) > WALK_LIMIT:
             return set()
     wanted = {id(weight) for weight in weights}
-    once = (getattr(node, "variable", None) for node, uses in edges.items() if uses == 1)
-    return {id(leaf) for leaf in once if id(leaf) in wanted}
+    return {id(leaf.variable) for leaf in leaves if edges[leaf] == 1 and hasattr(leaf, "variable")} & wanted

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanscope.recording.alert import Alert
+from nanscope.recording.arena import ROWS
 from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.rows import Rows, Step
@@ -20,9 +21,7 @@ from nanscope.recording.sink import Sink
 from nanscope.run import Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
-BATCH = 32  # steps that may wait
-PATIENCE = 0.05  # seconds that they may wait
-KEPT_ELEMENTS = 1 << 20  # elements that they may keep alive
+PATIENCE = 0.05  # seconds that an ended step may wait for others
 
 PHASES = {
     Kind.INPUT: Phase.DATA,
@@ -74,7 +73,6 @@ class Ledger:
         self._rows = Rows(layout, frozenset(places.grads))
         self._sink = sink
         self._waiting: list[Step] = []
-        self._elements = 0
         self._last: tuple[int, Floats] | None = None
         self.trouble: Trouble | None = None
         self.broken = False
@@ -83,9 +81,8 @@ class Ledger:
     def end(self, step: Step) -> None:
         """Take an ended step; write it now if it matters or enough are waiting."""
         self._waiting.append(step)
-        self._elements += sum(reading.elements for reading in step.readings)
-        patient = step.time - self._waiting[0].time < PATIENCE and self._elements < KEPT_ELEMENTS
-        if self._urgent(step) or len(self._waiting) >= BATCH or not patient:
+        patient = step.time - self._waiting[0].time < PATIENCE and len(self._waiting) < ROWS
+        if self._urgent(step) or not patient:
             self.write()
 
     def _urgent(self, step: Step) -> bool:
@@ -99,13 +96,11 @@ class Ledger:
         steps, self._waiting = self._waiting[:count], self._waiting[count:]
         if not steps:
             return
-        self._elements = 0
-        looks = [step.weights for step in steps if step.weights is not None]
-        self._gauge.measure([*(reading for step in steps for reading in step.readings), *looks])
+        self._gauge.measure()
         rows = self._rows.build(steps)
-        totals = np.nansum(rows[:, : len(self._sites)], axis=1, dtype=np.float64).tolist()
+        totals = np.nan_to_num(rows[:, : len(self._sites)].astype(np.float64), posinf=math.inf).sum(axis=1)
         for step, row, total in zip(steps, rows, totals, strict=True):
-            self.alert.notice_norms(step.number, total)
+            self.alert.notice_norms(step.number, float(total))
             self._write(step, row)
         self._last = steps[-1].number, rows[-1].copy()
 

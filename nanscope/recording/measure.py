@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanscope.recording import stats
+from nanscope.recording.arena import Arena, Shapes, Slot
 from nanscope.recording.places import Places
 from nanscope.recording.probes import Kept, LinearCall, Measured, Probes
 from nanscope.recording.units import Units
@@ -61,8 +62,7 @@ class Reading:
 
     Attributes:
         known: norms that were taken at once; they come first in the plan.
-        waiting: tensors whose norms are still to be taken, the two factors of each product last; `versions`
-            counts the writes into each when it was seen.
+        slot: copies of the tensors whose norms are still to be taken, the two factors of each product last.
         peaks: largest absolute values.
         losses: the tensors given to backward(), each a single number.
         logits: per pass the logits with the count of writes into them, or their `stats.logit_stats`.
@@ -70,15 +70,13 @@ class Reading:
         numbers: see `Plan`; None until measured. `loss` is the sum of the losses, None without any.
         exact: what was examined because its norm was not finite, by its index in the plan's `order`.
         dead: dead fraction by place, if a window was completed with this reading.
-        lost: places whose tensors were overwritten before they could be measured.
         broken: whether something in it is known to be non-finite.
         arrived: on a GPU everything is measured at once and travels to the host as `known`, until this event.
     """
 
     plan: Plan
     known: Tensor
-    waiting: list[Tensor]
-    versions: list[int]
+    slot: Slot | None
     peaks: list[Tensor]
     losses: list[Tensor]
     logits: list[tuple[Tensor, int]]
@@ -87,7 +85,6 @@ class Reading:
     loss: float | None = None
     exact: dict[int, stats.Exact] = field(default_factory=dict)
     dead: Mapping[int, float] = field(default_factory=dict)
-    lost: list[int] = field(default_factory=list)
     broken: bool = False
     arrived: torch.cuda.Event | None = None
 
@@ -95,11 +92,6 @@ class Reading:
     def ready(self) -> bool:
         """Whether it can be measured without waiting for a device."""
         return self.arrived is None or bool(self.arrived.query())  # type: ignore[no-untyped-call]
-
-    @property
-    def elements(self) -> int:
-        """How much it keeps alive."""
-        return sum(tensor.numel() for tensor in self.waiting)
 
 
 class Gauge:
@@ -109,16 +101,20 @@ class Gauge:
         self._places = places
         self._units = Units()
         self._plans: dict[Plan, Plan] = {}
+        self._arenas: dict[tuple[Shapes, torch.dtype], Arena] = {}
+        self._pending: list[Reading] = []
 
+    @torch.no_grad()
     def weights(self) -> Reading:
         """Norms and largest absolute values of all parameters."""
         pairs = zip(self._places.weights, self._places.parameters, strict=True)
         held = [(place, stats.strided(tensor)) for place, tensor in pairs if tensor.numel()]
         places, tensors = tuple(place for place, _ in held), [tensor for _, tensor in held]
         known = stats.norms(tensors) if tensors else torch.empty(0)
-        peaks = [stats.norms(tensors, math.inf)] if tensors else []
-        reading = Reading(self._same(Plan(places, peaked=places)), known, [], [], peaks, [], [], 0)
-        return _sealed(reading, tensors)
+        peaks = [stats.peaks(tensors)] if tensors else []
+        reading = Reading(self._same(Plan(places, peaked=places)), known, None, peaks, [], [], 0)
+        self._pending.append(reading)
+        return _sent(reading, []) if known.is_cuda else _sealed(reading, tensors)
 
     @torch.no_grad()
     def collect(
@@ -148,8 +144,7 @@ class Gauge:
         reading = Reading(
             plan=self._same(Plan(places, tuple(place for place, _ in products), copies, peaked)),
             known=_joined(now),
-            waiting=[*(k[1] for k in kept), *factors],
-            versions=[*(k[2] for k in kept), *(factor._version for factor in factors)],
+            slot=None,
             peaks=peaks,
             losses=[root.detach().reshape(1) for root in roots if root.numel() == 1],
             logits=_logits(probes, count=count),
@@ -160,40 +155,52 @@ class Gauge:
         for m in early:
             if m.maxima is not None:
                 self._units.see(m.place, m.maxima)
+        waiting = [stats.strided(tensor) for tensor in (*(k[1] for k in kept), *factors)]
+        on_gpu = reading.known.is_cuda or any(tensor.is_cuda for tensor in (*waiting, *reading.losses))
+        if waiting and not on_gpu:
+            reading.slot = self._put(waiting)
+        self._pending.append(reading)
+        if on_gpu:
+            return _sent(reading, waiting)
         return _sealed(reading, [*([None] * len(early)), *(gradient for _, gradient in direct)])
 
     @torch.no_grad()
-    def measure(self, readings: Sequence[Reading]) -> None:
-        """Take the norms that these readings still wait for, and let go of their tensors."""
-        fresh = [reading for reading in readings if reading.numbers is None]
-        for _, alike in groupby(fresh, key=lambda reading: (id(reading.plan), reading.samples)):
+    def measure(self) -> None:
+        """Take the norms that collected readings still wait for."""
+        pending, self._pending = self._pending, []
+        for _, alike in groupby(pending, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena))):
             group = list(alike)
             for reading, norms in zip(group, self._norms(group), strict=True):
                 _finish(reading, norms)
-        if fresh:
-            fresh[-1].dead = self._units.harvest()
+        if pending:
+            pending[-1].dead = self._units.harvest()
+        for arena in self._arenas.values():
+            arena.used = 0
 
     def _norms(self, readings: Sequence[Reading]) -> Doubles:
-        """Norms of the waiting tensors of readings of one plan, shape (readings, tensors)."""
-        plan, waiting = readings[0].plan, len(readings[0].waiting)
-        norms = np.empty((len(readings), waiting))
-        first = len(plan.places) - (waiting - 2 * len(plan.products))
-        for i in range(waiting):
-            tensors = [reading.waiting[i] for reading in readings]
-            if len({tensor.shape for tensor in tensors}) == 1:
-                block = stats.strided(torch.stack(tensors))
-                norms[:, i] = torch.linalg.vector_norm(block.flatten(1), dim=1, dtype=_wide(block)).numpy()
-                self._see_units(plan.places, first + i, block)
-            else:
-                norms[:, i] = stats.norms([stats.strided(tensor) for tensor in tensors]).numpy()
-                for tensor in tensors:
-                    self._see_units(plan.places, first + i, tensor[None])
+        """Norms of the tensors of readings in consecutive rows of one arena, shape (readings, tensors)."""
+        slot = readings[0].slot
+        if slot is None:
+            return np.empty((len(readings), 0))
+        arena, plan = slot.arena, readings[0].plan
+        norms = np.empty((len(readings), len(arena.shapes)))
+        places = plan.places[len(plan.places) + 2 * len(plan.products) - len(arena.shapes) :]
+        for i, shape in enumerate(arena.shapes):
+            part = arena.part(i, slot.row, slot.row + len(readings))
+            norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
+            if i < len(places) and places[i] in self._places.rectified:
+                self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
         return norms
 
-    def _see_units(self, places: tuple[int, ...], i: int, block: Tensor) -> None:
-        """Take in outputs of a rectified place, shape (steps, *output)."""
-        if i < len(places) and places[i] in self._places.rectified:
-            self._units.see(places[i], stats.unit_maxima(block.amax(0)))
+    def _put(self, tensors: Sequence[Tensor]) -> Slot:
+        shapes = tuple(tensor.shape for tensor in tensors)
+        dtype = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+        arena = self._arenas.get((shapes, dtype))
+        if arena is None:
+            arena = self._arenas[shapes, dtype] = Arena(shapes, dtype)
+        if arena.full:
+            self.measure()
+        return arena.put(tensors)
 
     def _same(self, plan: Plan) -> Plan:
         """The same object for an equal plan: rows are looked up and grouped by identity."""
@@ -219,20 +226,17 @@ class Gauge:
         late = [k for k in kept if k[0] in self._places.peaked]
         peaks = [m.peak.reshape(1) for m in known if m.peak is not None]
         if late:
-            peaks.append(stats.norms([stats.strided(k[1]) for k in late], math.inf))
+            peaks.append(stats.peaks([stats.strided(k[1]) for k in late]))
         return (*(m.place for m in known), *(k[0] for k in late)), peaks
 
 
 def _sound(calls: list[LinearCall], kept: list[Kept], outer: AbstractSet[int]) -> Mapping[int, LinearCall]:
-    """Per parameter (by id) the only call that made its gradient, if what it multiplied is still there."""
+    """Per parameter (by id) the only call that made its gradient, if what it multiplied is still there.
+
+    A retained gradient is the one that went on: whatever hooks the output has, it saw what they made of it.
+    """
     arrived = {place for place, _, _, _ in kept}
-    sound = [
-        call
-        for call in calls
-        if call.place in arrived
-        and call.entering._version == call.version
-        and len(call.output._backward_hooks or ()) == 1  # a second hook may change the gradient after ours
-    ]
+    sound = [call for call in calls if call.place in arrived and call.entering._version == call.version]
     found = {id(call.weight): call for call in sound if id(call.weight) in outer}
     return found | {id(call.bias): call for call in sound if id(call.bias) in outer}
 
@@ -256,13 +260,11 @@ def _logits(probes: Probes, *, count: bool) -> list[tuple[Tensor, int]]:
 
 
 def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
-    """Look at what is known now; send it on its way if it is on a GPU.
+    """Look at what is known now.
 
     Args:
         tensors: what each known norm is of, None where that was already examined.
     """
-    if reading.known.is_cuda or any(loss.is_cuda for loss in reading.losses):
-        return _sent(reading)
     if reading.losses:
         reading.loss = sum(loss.item() for loss in reading.losses)
         reading.broken = not math.isfinite(reading.loss)
@@ -272,9 +274,9 @@ def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
     return reading
 
 
-def _sent(reading: Reading) -> Reading:
+def _sent(reading: Reading, waiting: Sequence[Tensor]) -> Reading:
     """Take all norms now and start their journey from the GPU; nothing waits for it."""
-    norms = [stats.norms([stats.strided(tensor) for tensor in reading.waiting])] if reading.waiting else []
+    norms = [stats.norms(waiting)] if waiting else []
     vector = _joined(
         [part for part in (reading.known, *norms, *reading.peaks, *reading.losses) if part.numel()]
     )
@@ -282,61 +284,42 @@ def _sent(reading: Reading) -> Reading:
     reading.known = host.copy_(vector, non_blocking=True)
     reading.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     reading.arrived.record()
-    reading.waiting = []
     return reading
 
 
 def _finish(reading: Reading, norms: Doubles) -> None:
-    """Put the numbers together, examine what is not finite, let go of the tensors."""
+    """Put the numbers together, and examine what is not finite."""
     if reading.arrived is not None:
         reading.arrived.synchronize()
-        reading.numbers, losses = np.split(reading.known.double().numpy(), [_length(reading.plan)])
+        length = len(reading.plan.places) + 2 * len(reading.plan.products) + len(reading.plan.peaked)
+        reading.numbers, losses = np.split(reading.known.double().numpy(), [length])
         reading.loss = float(losses.sum()) if losses.size else None
         reading.broken = not np.isfinite(reading.known.numpy()).all()
     else:
-        parts = [part.numpy() for part in (reading.known, *reading.peaks) if part.numel()]
-        known = len(reading.known)
-        reading.numbers = (
-            np.concatenate((*parts[: known > 0], norms, *parts[known > 0 :])) if parts else norms
-        )
-        if [tensor._version for tensor in reading.waiting] != reading.versions or not np.isfinite(
-            norms
-        ).all():
+        known = [reading.known.numpy()] if len(reading.known) else []
+        peaks = [peak.numpy() for peak in reading.peaks]
+        reading.numbers = np.concatenate((*known, norms, *peaks), dtype=np.float64)
+        if not np.isfinite(norms).all():
             _look_again(reading)
-    reading.waiting, reading.peaks, reading.losses = [], [], []
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
-
-
-def _length(plan: Plan) -> int:
-    return len(plan.places) + 2 * len(plan.products) + len(plan.peaked)
+    reading.slot, reading.peaks, reading.losses = None, [], []
 
 
 def _look_again(reading: Reading) -> None:
-    """What the late norms tell: tensors overwritten meanwhile, and norms that are not finite."""
+    """Examine the copies whose norms, or the products of whose norms, are not finite."""
     assert reading.numbers is not None
-    plan, first = reading.plan, len(reading.known)
+    assert reading.slot is not None
+    plan, first, row = reading.plan, len(reading.known), reading.slot.row
+    parts = [reading.slot.arena.part(i, row, row + 1)[0] for i in range(len(reading.slot.arena.shapes))]
     single = len(plan.places) - first
-    for i, (tensor, version) in enumerate(
-        zip(reading.waiting[:single], reading.versions, strict=False), first
-    ):
-        if tensor._version != version:
-            reading.lost.append(plan.places[i])
-        elif not math.isfinite(reading.numbers[i]):
+    for i, tensor in enumerate(parts[:single], first):
+        if not math.isfinite(reading.numbers[i]):
             _examine(reading, i, tensor)
-    for k, place in enumerate(plan.products):
-        left, right = reading.waiting[single + 2 * k : single + 2 * k + 2]
-        if [left._version, right._version] != reading.versions[single + 2 * k : single + 2 * k + 2]:
-            reading.lost.append(place)
-        elif not math.isfinite(math.prod(reading.numbers[len(plan.places) + 2 * k :][:2])):
-            _examine(reading, len(plan.places) + k, torch.outer(left.flatten(), right.flatten()))
-    for k, (place, source) in enumerate(plan.copies, len(plan.places) + len(plan.products)):
+    pairs = zip(parts[single::2], parts[single + 1 :: 2], strict=True)
+    for i, (left, right) in enumerate(pairs, len(plan.places)):
+        _examine(reading, i, torch.outer(left, right))
+    for i, (_, source) in enumerate(plan.copies, len(plan.places) + len(plan.products)):
         if source in reading.exact:
-            reading.exact[k] = reading.exact[source]
-        if plan.places[source] in reading.lost:
-            reading.lost.append(place)
+            reading.exact[i] = reading.exact[source]
 
 
 def _examine(reading: Reading, i: int, tensor: Tensor | None) -> None:

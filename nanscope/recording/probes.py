@@ -24,6 +24,7 @@ from nanscope.recording.places import Places
 # One norm of a larger tensor is nothing beside the arithmetic that made it, and keeping it alive until the
 # backward pass is over would raise the peak memory.
 KEPT_ELEMENTS = 65_536
+MOST_RETAINED = 4_096  # outputs, when a step has very many microsteps
 
 Fail = Callable[[Exception], None]
 
@@ -46,6 +47,24 @@ class Pass:
     def has_logits(self) -> bool:
         """Whether there are logits, still as the model returned them."""
         return self.logits is not None and self.logits._version == self.version
+
+
+@dataclass(slots=True, eq=False)
+class Retained:
+    """A small output that retains its gradient (no Python in the backward); `seen` is what it had before."""
+
+    place: int
+    output: Tensor
+    of: Pass
+    seen: Tensor | None = None
+
+    def fresh(self) -> Tensor | None:
+        """The gradient that arrived since the last look; a graph may be gone through twice."""
+        gradient, before = self.output.grad, self.seen
+        if gradient is None or gradient is before:
+            return None
+        self.seen = gradient
+        return gradient if before is None else gradient - before
 
 
 Kept = tuple[int, Tensor, int, Pass]
@@ -77,7 +96,6 @@ class LinearCall:
     bias: Tensor | None
     entering: Tensor
     version: int
-    output: Tensor
     place: int
     of: Pass
 
@@ -139,7 +157,12 @@ class Probes:
         self._attach(model)
 
     def clear(self) -> None:
-        """Forget what was collected."""
+        """Forget what was collected: a step is over."""
+        self.clear_passes()
+        self.retained: list[Retained] = []
+
+    def clear_passes(self) -> None:
+        """Forget all but the outputs that a second backward pass may still reach."""
         self._pass = self._first = Pass()
         self.kept: list[Kept] = []
         self.measured: list[Measured] = []
@@ -155,6 +178,15 @@ class Probes:
         self._handles = []
         self.clear()
 
+    def harvest(self) -> None:
+        """Collect the gradients that the last backward pass left in the outputs."""
+        for retained in self.retained:
+            gradient = retained.fresh()
+            if gradient is not None:
+                retained.of.reached = True
+                self.kept.append((retained.place, gradient, gradient._version, retained.of))
+        del self.retained[:-MOST_RETAINED]
+
     @property
     def empty(self) -> bool:
         """Whether nothing was collected."""
@@ -163,7 +195,7 @@ class Probes:
     @property
     def reached(self) -> bool:
         """Whether a backward pass went through anything that was collected."""
-        return self._first.reached or self._pass.reached or any(p.reached for p in self.passes)
+        return any(kept[3].reached for kept in self.kept) or any(m.of.reached for m in self.measured)
 
     @property
     def overwritten(self) -> set[int]:
@@ -240,18 +272,32 @@ class Probes:
                 for tensor in (output,) if plain else tensors_in(output):
                     if not self.in_backward:  # a checkpoint that runs its forward again adds no output
                         self._see(out, tensor, self._pass)
-                    if not tensor.requires_grad or tensor.grad_fn is None:
-                        continue
-                    hook = arrive if self._pass is self._first else self._arrival(back, self._pass)
-                    self._on_tensors.append(tensor.register_hook(hook))
-                    if linear and not self.in_backward and factors.one_row(module, args, tensor):
-                        x = args[0]
-                        call = (module.weight, module.bias, x, x._version, tensor, back, self._pass)
-                        self.linears.append(LinearCall(*call))  # type: ignore[arg-type]
+                    if tensor.requires_grad and tensor.grad_fn is not None:
+                        self._expect(out, back, tensor, arrive)
+                        if linear and not self.in_backward and factors.one_row(module, args, tensor):
+                            x = args[0]
+                            call = (module.weight, module.bias, x, x._version, back, self._pass)
+                            self.linears.append(LinearCall(*call))  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
                 self._fail(error)
 
         return probe
+
+    def _expect(self, out: int, back: int, output: Tensor, arrive: Callable[[Tensor], None]) -> None:
+        """Arrange for the gradient of an output to be collected."""
+        if self._can_retain(out, back, output):
+            output.retain_grad()
+            self.retained.append(Retained(back, output, self._pass))
+        else:
+            hook = arrive if self._pass is self._first else self._arrival(back, self._pass)
+            self._on_tensors.append(output.register_hook(hook))  # type: ignore[no-untyped-call]
+
+    def _can_retain(self, out: int, back: int, tensor: Tensor) -> bool:
+        """Whether the gradient may wait in the tensor: small, never written into, not the user's already."""
+        hasty = self.hasty
+        if hasty is None or out in hasty or back in hasty or tensor.numel() > KEPT_ELEMENTS:
+            return False
+        return not self.in_backward and not tensor.retains_grad
 
     def _arrival(self, place: int, of: Pass | None = None) -> Callable[[Tensor], None]:
         """A tensor hook for the gradient of an output; without `of`, for the first pass of a step."""
@@ -277,10 +323,10 @@ class Probes:
         self.kept.append((place, tensor, tensor._version, of))
 
     def _measure(self, place: int, tensor: Tensor, of: Pass) -> Measured:
-        values = stats.strided(tensor)
+        values = stats.strided(tensor.detach())
         seen = Measured(place, of, tensor.dtype, stats.norms([values])[0])
         if self.closely and place in self._places.peaked:
-            seen.peak = stats.norms([values], float("inf"))[0]
+            seen.peak = stats.peaks([values])[0]
         if place in self._places.rectified:
             seen.maxima = stats.unit_maxima(values)
         if not tensor.is_cuda and not seen.norm.isfinite():

@@ -268,6 +268,7 @@ class Recorder:
 
     def _measure(self, roots: tuple[Tensor, ...]) -> None:
         self._probes.in_backward = False
+        self._probes.harvest()
         if not self._probes.reached:
             return  # a loss of another model
         self._backwards += 1
@@ -283,7 +284,7 @@ class Recorder:
             probes.hasty = (probes.hasty or set()) | overwritten
         self._step.readings.append(reading)
         self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
-        probes.clear()
+        probes.clear_passes()
         if reading.broken:
             self._tell_state()
 

@@ -105,8 +105,7 @@ class Rows:
             rows[:, self._layout.scalars["loss"]] = saturated(losses)
         rows[:, self._layout.scalars["samples"]] = [r.samples for r in readings]
         for row, reading in zip(rows, readings, strict=True):
-            if reading.dead or reading.lost:
-                self._put_rare(row, reading)
+            self._put_dead(row, reading)
 
     def _fill_from_several(self, row: Floats, step: Step) -> None:
         if not step.readings:
@@ -120,14 +119,11 @@ class Rows:
             row[:, self._layout.scalars["loss"]] = saturated(np.array([sum(losses)]))
         row[:, self._layout.scalars["samples"]] = sum(reading.samples for reading in step.readings)
         for reading in step.readings:
-            self._put_rare(row[0], reading)
+            self._put_dead(row[0], reading)
 
-    def _put_rare(self, row: Floats, reading: Reading) -> None:
-        """Dead fractions, and what was lost because somebody wrote into it."""
+    def _put_dead(self, row: Floats, reading: Reading) -> None:
         for place, fraction in reading.dead.items():
             row[self._layout.position["dead_fraction"][place]] = fraction
-        for place in reading.lost:
-            row[[self._layout.position[stat][place] for stat in ("l2", "nan_count", "inf_count")]] = MISSING
 
     def _put(self, rows: Floats, table: Table) -> None:
         rows[:, self._at("l2", table.places)] = saturated(table.l2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import nanscope
+from nanscope.recording.alert import LEARN
 from nanscope.run import Run, is_missing
 from nanscope.values import Kind
 from tests import models
@@ -34,12 +35,18 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def both(
-    model: nn.Module, path: Path, *, rows: int = 3, loss: Loss = cross_entropy, micro: int = 1
+    model: nn.Module,
+    path: Path,
+    *,
+    rows: int = 3,
+    loss: Loss = cross_entropy,
+    micro: int = 1,
+    steps: int = 45,
 ) -> tuple[Run, list[Norms]]:
-    """Train 10 steps (the first ten are looked at closely) under the oracle and the recorder at once."""
+    """Train under the oracle and the recorder at once; the first ten steps are looked at closely."""
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.05)
     with slowly(model, optimizer) as expected, nanscope.record(model, optimizer, path):
-        for i, (x, y) in enumerate(batches(10 * micro, rows)):
+        for i, (x, y) in enumerate(batches(steps * micro, rows)):
             loss(model, x, y).backward()
             if (i + 1) % micro == 0:
                 optimizer.step()
@@ -47,8 +54,11 @@ def both(
     return nanscope.open_run(path), expected
 
 
-def check(run: Run, expected: list[Norms], *, tolerance: float = 1e-5) -> None:
-    """Every recorded norm equals the oracle's, every norm of the oracle's watched sites was recorded."""
+def check(run: Run, expected: list[Norms], *, tolerance: float = 3e-5) -> None:
+    """Every recorded norm equals the oracle's, every norm of the oracle's watched sites was recorded.
+
+    The tolerance is torch's: its float32 norm of 160,000 elements is off by 1e-5.
+    """
     assert len(run) == len(expected)
     wrong = []
     for site in run.sites:
@@ -57,7 +67,8 @@ def check(run: Run, expected: list[Norms], *, tolerance: float = 1e-5) -> None:
         for step, got in enumerate(run.series(site)):
             want = expected[step].get(str(site))
             if want is None or is_missing(got):
-                agreed = want is None and bool(is_missing(got))
+                unlooked = site.kind is Kind.WEIGHT and step >= LEARN
+                agreed = bool(is_missing(got)) and (want is None or unlooked)
             else:
                 agreed = np.isclose(got, want, rtol=tolerance, atol=1e-12)
             if not agreed:
@@ -77,7 +88,7 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("rows", [1, 5, 60])
 @pytest.mark.parametrize("name", AWKWARD)
 def test_norms_match_the_oracle(name: str, rows: int, tmp_path: Path) -> None:
     """Outputs, gradients of outputs, parameters and their gradients, for every awkward model."""
@@ -109,7 +120,7 @@ def test_gradient_accumulation_counts_all_microsteps(tmp_path: Path) -> None:
     torch.manual_seed(1)
     run, expected = both(models.wide(), tmp_path / "run.h5", rows=1, micro=3)
     check(run, expected)
-    assert run.scalar("samples").tolist() == [3.0] * 10
+    assert run.scalar("samples").tolist() == [3.0] * 45
 
 
 def test_a_hook_that_changes_a_gradient_is_respected(tmp_path: Path) -> None:

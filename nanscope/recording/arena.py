@@ -7,7 +7,6 @@ so that the next gradients had to be put into fresh memory: hundreds of page fau
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,16 +35,19 @@ class Arena:
         self.ends = torch.tensor(sizes).cumsum(0).tolist()
         self.buffer = torch.empty(max(1, min(ROWS, ELEMENTS // self.ends[-1])), self.ends[-1], dtype=dtype)
         self.used = 0
-        self._rows = self.buffer.unbind(0)
+        self._rows = [
+            [part.view(shape) for part, shape in zip(row.split(sizes), shapes, strict=True)]
+            for row in self.buffer
+        ]
 
     @property
     def full(self) -> bool:
         """Whether no row is free."""
         return self.used == len(self._rows)
 
-    def put(self, tensors: Sequence[Tensor]) -> Slot:
+    def put(self, tensors: list[Tensor]) -> Slot:
         """Copy tensors of the arena's shapes into the next row; under no_grad."""
-        torch.cat([tensor.reshape(-1) for tensor in tensors], out=self._rows[self.used])
+        torch._foreach_copy_(self._rows[self.used], tensors)
         self.used += 1
         return Slot(self, self.used - 1)
 

@@ -23,37 +23,50 @@ from torch import Tensor
 from nanscope.recording import stats
 from nanscope.recording.arena import Arena, Shapes, Slot
 from nanscope.recording.places import Places
-from nanscope.recording.probes import Kept, LinearCall, Measured, Probes
+from nanscope.recording.probes import Kept, Measured, Probes
 from nanscope.recording.units import Units
 
+NOTHING = torch.empty(0)
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
-Placed = tuple[int, Tensor]
-Pair = tuple[Tensor, Tensor]
-Copy = tuple[int, int]
-Called = tuple[int, LinearCall]
+Derived = tuple[int, int, int | None]
+Numbers = tuple[int, ...]
+Call = tuple[int, int, int, int | None]
+"""A linear call: place of the arriving gradient, ids of weight and bias, which kept tensor went in if one."""
+
+Course = tuple[Numbers, Numbers, tuple[Call, ...], frozenset[int], tuple[bool, ...], Numbers]
+"""What decides a plan: places measured early, places kept, linear calls, parameters used once, which
+parameters have a gradient, places with a largest value."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What the numbers of a reading mean, in this order.
+    """What the numbers of a reading mean: norms, then largest absolute values.
 
     Attributes:
-        places: one norm each.
-        products: two norms each, whose product is the norm at this place.
-        copies: places whose norm is that of another, by the other's index in `places`.
+        places: one norm each; then come `extras` norms of tensors that have no place.
+        derived: places whose norm is the product of two of these norms, or one of them, by index.
         peaked: one largest absolute value each.
+        direct: which parameters' gradients are to be measured, by number.
+        entering: which linear calls' inputs are the extras, by number.
     """
 
     places: tuple[int, ...] = ()
-    products: tuple[int, ...] = ()
-    copies: tuple[Copy, ...] = ()
+    extras: int = 0
+    derived: tuple[Derived, ...] = ()
     peaked: tuple[int, ...] = ()
+    direct: tuple[int, ...] = ()
+    entering: tuple[int, ...] = ()
+
+    @property
+    def taken(self) -> int:
+        """How many norms are taken."""
+        return len(self.places) + self.extras
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The places of all norms: first those taken, then products, then copies."""
-        return (*self.places, *self.products, *(place for place, _ in self.copies))
+        """The places of all norms: first those taken, then the derived ones."""
+        return (*self.places, *(place for place, _, _ in self.derived))
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +75,7 @@ class Reading:
 
     Attributes:
         known: norms that were taken at once; they come first in the plan.
-        slot: copies of the tensors whose norms are still to be taken, the two factors of each product last.
+        slot: copies of the tensors whose norms are still to be taken.
         peaks: largest absolute values.
         losses: the tensors given to backward(), each a single number.
         logits: per pass the logits with the count of writes into them, or their `stats.logit_stats`.
@@ -100,8 +113,8 @@ class Gauge:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._units = Units()
-        self._plans: dict[Plan, Plan] = {}
-        self._arenas: dict[tuple[Shapes, torch.dtype], Arena] = {}
+        self._plans: dict[object, Plan] = {}
+        self._arenas: dict[tuple[Shapes, bool], Arena] = {}
         self._pending: list[Reading] = []
 
     @torch.no_grad()
@@ -112,7 +125,8 @@ class Gauge:
         places, tensors = tuple(place for place, _ in held), [tensor for _, tensor in held]
         known = stats.norms(tensors) if tensors else torch.empty(0)
         peaks = [stats.peaks(tensors)] if tensors else []
-        reading = Reading(self._same(Plan(places, peaked=places)), known, None, peaks, [], [], 0)
+        plan = self._plans.setdefault(places, Plan(places, peaked=places))
+        reading = Reading(plan, known, None, peaks, [], [], 0)
         self._pending.append(reading)
         return _sent(reading, []) if known.is_cuda else _sealed(reading, tensors)
 
@@ -124,45 +138,65 @@ class Gauge:
 
         Args:
             roots: the tensors given to backward().
-            outer: ids of the weights whose gradient is the outer product of its factors, see `factors`.
+            outer: ids of the parameters whose gradient follows from the factors of one call, see `factors`.
             count: whether to count predicted classes.
         """
         early = [m for m in probes.measured if m.of.reached]
         settled = probes.hasty is not None  # in the first step everything was measured in its hook
         kept = [k for k in probes.kept if k[3].reached and k[1]._version == k[2]] if settled else []
-        calls = _sound(probes.linears, kept, outer) if outer else {}
-        direct, products, twins = self._gradients(calls)
-        arrived = {place: (i, tensor) for i, (place, tensor, _, _) in enumerate(kept)} if calls else {}
-        factors = [t for _, call in products for t in (arrived[call.place][1], call.entering)]
-        now = [m.norm.reshape(1) for m in early]
-        if direct:
-            now.append(stats.norms([stats.strided(gradient) for _, gradient in direct]))
+        calls = [c for c in probes.linears if c.entering._version == c.version] if outer else []
+        gradients = [parameter.grad for parameter in self._places.parameters]
         peaked, peaks = self._peaks(early, kept) if probes.closely else ((), [])
-        places = (*(m.place for m in early), *(place for place, _ in direct), *(k[0] for k in kept))
-        shift = len(places) - len(kept)
-        copies = tuple((place, shift + arrived[call.place][0]) for place, call in twins)
+        tensors = [k[1] for k in kept]
+        where = {id(tensor): i for i, tensor in enumerate(tensors)}
+        course = (
+            tuple([m.place for m in early]),
+            tuple([k[0] for k in kept]),
+            tuple([(c.place, id(c.weight), id(c.bias), where.get(id(c.entering))) for c in calls]),
+            frozenset(outer),
+            tuple([gradient is not None and bool(gradient.numel()) for gradient in gradients]),
+            peaked,
+        )
+        plan = self._plan(course)
+        measured = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
+        known = [m.norm.reshape(1) for m in early]
+        if measured:
+            known.append(stats.norms([stats.strided(gradient) for gradient in measured]))
         reading = Reading(
-            plan=self._same(Plan(places, tuple(place for place, _ in products), copies, peaked)),
-            known=_joined(now),
+            plan=plan,
+            known=_joined(known) if known else NOTHING,
             slot=None,
             peaks=peaks,
-            losses=[root.detach().reshape(1) for root in roots if root.numel() == 1],
+            losses=[root for root in roots if root.numel() == 1],
             logits=_logits(probes, count=count),
-            samples=sum(p.rows for p in probes.passes if p.reached),
-            exact={i: m.exact for i, m in enumerate(early) if m.exact is not None},
+            samples=sum([p.rows for p in probes.passes if p.reached]),
         )
         self._units.count(reading.samples)
-        for m in early:
-            if m.maxima is not None:
-                self._units.see(m.place, m.maxima)
-        waiting = [stats.strided(tensor) for tensor in (*(k[1] for k in kept), *factors)]
-        on_gpu = reading.known.is_cuda or any(tensor.is_cuda for tensor in (*waiting, *reading.losses))
+        self._see_early(reading, early)
+        waiting = [stats.strided(t) for t in tensors] + [calls[i].entering for i in plan.entering]
+        on_gpu = (measured or waiting or [m.norm for m in early])[0].is_cuda
         if waiting and not on_gpu:
-            reading.slot = self._put(waiting)
+            reading.slot = self._put(
+                waiting
+            )  # measures what is pending when the arena is full: before the next line
         self._pending.append(reading)
         if on_gpu:
             return _sent(reading, waiting)
-        return _sealed(reading, [*([None] * len(early)), *(gradient for _, gradient in direct)])
+        return _sealed(reading, [*([None] * len(early)), *measured])
+
+    def _see_early(self, reading: Reading, early: list[Measured]) -> None:
+        for i, m in enumerate(early):
+            if m.exact is not None:
+                reading.exact[i] = m.exact
+            if m.maxima is not None:
+                self._units.see(m.place, m.maxima)
+
+    def _plan(self, course: Course) -> Plan:
+        """The plan of a pass; passes of the same course have the same one."""
+        plan = self._plans.get(course)
+        if plan is None:
+            plan = self._plans[course] = _planned(self._places, course)
+        return plan
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -184,7 +218,7 @@ class Gauge:
             return np.empty((len(readings), 0))
         arena, plan = slot.arena, readings[0].plan
         norms = np.empty((len(readings), len(arena.shapes)))
-        places = plan.places[len(plan.places) + 2 * len(plan.products) - len(arena.shapes) :]
+        places = plan.places[plan.taken - len(arena.shapes) :]
         for i, shape in enumerate(arena.shapes):
             part = arena.part(i, slot.row, slot.row + len(readings))
             norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
@@ -192,34 +226,15 @@ class Gauge:
                 self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
         return norms
 
-    def _put(self, tensors: Sequence[Tensor]) -> Slot:
-        shapes = tuple(tensor.shape for tensor in tensors)
-        dtype = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
-        arena = self._arenas.get((shapes, dtype))
+    def _put(self, tensors: list[Tensor]) -> Slot:
+        shapes = tuple([tensor.shape for tensor in tensors])
+        wide = tensors[-1].dtype is torch.float64 or tensors[0].dtype is torch.float64
+        arena = self._arenas.get((shapes, wide))
         if arena is None:
-            arena = self._arenas[shapes, dtype] = Arena(shapes, dtype)
+            arena = self._arenas[shapes, wide] = Arena(shapes, torch.float64 if wide else torch.float32)
         if arena.full:
             self.measure()
         return arena.put(tensors)
-
-    def _same(self, plan: Plan) -> Plan:
-        """The same object for an equal plan: rows are looked up and grouped by identity."""
-        return self._plans.setdefault(plan, plan)
-
-    def _gradients(self, calls: Mapping[int, LinearCall]) -> tuple[list[Placed], list[Called], list[Called]]:
-        """Gradients to be measured; weights' that are outer products; biases' that are their layer's own."""
-        direct: list[Placed] = []
-        products: list[Called] = []
-        twins: list[Called] = []
-        for place, parameter in zip(self._places.grads, self._places.parameters, strict=True):
-            gradient, call = parameter.grad, calls.get(id(parameter))
-            if gradient is None or not gradient.numel():
-                continue
-            if call is None:
-                direct.append((place, gradient))
-            else:
-                (products if parameter is call.weight else twins).append((place, call))
-        return direct, products, twins
 
     def _peaks(self, early: list[Measured], kept: list[Kept]) -> tuple[tuple[int, ...], list[Tensor]]:
         known = [m for m in early if m.peak is not None]
@@ -230,20 +245,36 @@ class Gauge:
         return (*(m.place for m in known), *(k[0] for k in late)), peaks
 
 
-def _sound(calls: list[LinearCall], kept: list[Kept], outer: AbstractSet[int]) -> Mapping[int, LinearCall]:
-    """Per parameter (by id) the only call that made its gradient, if what it multiplied is still there.
-
-    A retained gradient is the one that went on: whatever hooks the output has, it saw what they made of it.
-    """
-    arrived = {place for place, _, _, _ in kept}
-    sound = [call for call in calls if call.place in arrived and call.entering._version == call.version]
-    found = {id(call.weight): call for call in sound if id(call.weight) in outer}
-    return found | {id(call.bias): call for call in sound if id(call.bias) in outer}
+def _planned(places: Places, course: Course) -> Plan:
+    """Sort out which gradients are measured, and which follow from the factors of a linear call."""
+    early, kept, calls, outer, has_gradient, peaked = course
+    arrived = {place: i for i, place in enumerate(kept)}
+    made_by = {
+        parameter: (number, parameter == call[1])
+        for number, call in enumerate(calls)
+        for parameter in call[1:3]
+        if parameter in outer and call[0] in arrived
+    }
+    present = [i for i, has in enumerate(has_gradient) if has]
+    direct = tuple(i for i in present if id(places.parameters[i]) not in made_by)
+    first = len(early) + len(direct)
+    derived: list[Derived] = []
+    entering: list[int] = []
+    for i in present:
+        if i in direct:
+            continue
+        number, is_weight = made_by[id(places.parameters[i])]
+        place, _, _, where = calls[number]
+        other = None
+        if is_weight:
+            other = first + len(kept) + len(entering) if where is None else first + where
+            entering += [number] if where is None else []
+        derived.append((places.grads[i], first + arrived[place], other))
+    all_places = (*early, *(places.grads[i] for i in direct), *kept)
+    return Plan(all_places, len(entering), tuple(derived), peaked, direct, tuple(entering))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    if not parts:
-        return torch.empty(0)
     home = parts[0].device
     return torch.cat([part if part.device == home else part.to(home, non_blocking=True) for part in parts])
 
@@ -291,7 +322,7 @@ def _finish(reading: Reading, norms: Doubles) -> None:
     """Put the numbers together, and examine what is not finite."""
     if reading.arrived is not None:
         reading.arrived.synchronize()
-        length = len(reading.plan.places) + 2 * len(reading.plan.products) + len(reading.plan.peaked)
+        length = reading.plan.taken + len(reading.plan.peaked)
         reading.numbers, losses = np.split(reading.known.double().numpy(), [length])
         reading.loss = float(losses.sum()) if losses.size else None
         reading.broken = not np.isfinite(reading.known.numpy()).all()
@@ -305,21 +336,18 @@ def _finish(reading: Reading, norms: Doubles) -> None:
 
 
 def _look_again(reading: Reading) -> None:
-    """Examine the copies whose norms, or the products of whose norms, are not finite."""
+    """Examine the copies whose norms are not finite, and what is derived from them."""
     assert reading.numbers is not None
     assert reading.slot is not None
     plan, first, row = reading.plan, len(reading.known), reading.slot.row
-    parts = [reading.slot.arena.part(i, row, row + 1)[0] for i in range(len(reading.slot.arena.shapes))]
-    single = len(plan.places) - first
-    for i, tensor in enumerate(parts[:single], first):
+    arena = reading.slot.arena
+    for i in range(first, len(plan.places)):
         if not math.isfinite(reading.numbers[i]):
-            _examine(reading, i, tensor)
-    pairs = zip(parts[single::2], parts[single + 1 :: 2], strict=True)
-    for i, (left, right) in enumerate(pairs, len(plan.places)):
-        _examine(reading, i, torch.outer(left, right))
-    for i, (_, source) in enumerate(plan.copies, len(plan.places) + len(plan.products)):
-        if source in reading.exact:
-            reading.exact[i] = reading.exact[source]
+            _examine(reading, i, arena.part(i - first, row, row + 1)[0])
+    for i, (_, left, right) in enumerate(plan.derived, len(plan.places)):
+        factors = [arena.part(k - first, row, row + 1)[0] for k in (left, right) if k is not None]
+        if not math.isfinite(math.prod(reading.numbers[k] for k in (left, right) if k is not None)):
+            _examine(reading, i, torch.outer(*factors) if len(factors) == 2 else factors[0])
 
 
 def _examine(reading: Reading, i: int, tensor: Tensor | None) -> None:

@@ -225,12 +225,13 @@ class Probes:
     def _begin(self, model: nn.Module, entering: tuple[Any, ...]) -> None:
         if not model.training and not self._pass.reached:
             self._drop(self._pass)  # the pass before was an evaluation that forgot no_grad
-        rows = next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0)
-        self._pass = Pass(rows)
+        self._pass = Pass(next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0))
         if self.empty:
             self._first = self._pass
-        for tensor in tensors_in(entering):
-            self._see(self._places.entry, tensor, self._pass)
+        for value in entering:
+            plain = type(value) is Tensor and value.is_floating_point() and value.numel()
+            for tensor in (value,) if plain else tensors_in(value):
+                self._see(self._places.entry, tensor, self._pass)
 
     def _leave(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if not self.active or self.in_backward:

@@ -132,8 +132,7 @@ class Rows:
 
     def _put_peaks(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
         """The largest absolute values, which follow the norms."""
-        begin = len(plan.places) + 2 * len(plan.products)
-        for column, values in zip(self._at("abs_max", plan.peaked), numbers[:, begin:].T, strict=True):
+        for column, values in zip(self._at("abs_max", plan.peaked), numbers[:, plan.taken :].T, strict=True):
             # a module called twice has two: the larger holds; MISSING is a NaN that fmax passes over
             rows[:, column] = np.fmax(rows[:, column], saturated(values))
 
@@ -194,10 +193,8 @@ def _intact(reading: Reading) -> list[Tensor]:
 
 def _table(plan: Plan, readings: Sequence[Reading]) -> Table:
     numbers = _numbers(readings)
-    single, pairs = len(plan.places), 2 * len(plan.products)
-    product = numbers[:, single : single + pairs : 2] * numbers[:, single + 1 : single + pairs : 2]
-    copied = numbers[:, [source for _, source in plan.copies]]
-    l2 = np.concatenate((numbers[:, :single], product, copied), axis=1)
+    derived = [numbers[:, i] if j is None else numbers[:, i] * numbers[:, j] for _, i, j in plan.derived]
+    l2 = np.column_stack((numbers[:, : len(plan.places)], *derived))
     nan_count = np.where(np.isfinite(l2), 0.0, np.nan)
     inf_count = nan_count.copy()
     for row, reading in enumerate(readings):

@@ -96,7 +96,7 @@ def _learning_rate(run: Run, step: int) -> float | None:
 
 
 def _overflowed(birth: Finding, growth: Finding | None) -> bool:
-    """Infinities alone (no NaN), in values that had come near the limit; growth over many steps has a cause."""
+    """Infinities alone (no NaN), in values that had come near the limit; steady growth has its own cause."""
     if birth.evidence["nan"] or not birth.evidence["inf"] or birth.phase is Phase.LOSS:
         return False
     before = birth.evidence.get("abs_max_before") or 0.0

@@ -37,7 +37,7 @@ def _signs(findings: tuple[Finding, ...]) -> Iterator[Link]:
     """What the detectors say; a note other than the echo is no link."""
     for finding in findings:
         if finding.severity > Severity.NOTE or finding.rule == "NS102":
-            yield Link(finding.step, _in_short(finding), finding.phase, finding.site)
+            yield Link(finding.step, _in_short(finding), finding.phase, finding.site, finding.rule)
 
 
 def _in_short(finding: Finding) -> str:
@@ -50,7 +50,8 @@ def _in_short(finding: Finding) -> str:
     if finding.rule == "NS201" and known["all_logits_nan"]:
         return "every prediction from here on is class 0: argmax of an all-NaN row is index 0"
     if finding.rule == "NS301":
-        return f"{finding.site} grows {number(known['rate'])} times per step from here on; {known['sites']} sites grow"
+        rate, sites = number(known["rate"]), len(known["sites"])
+        return f"{finding.site} begins to grow, {rate} times per step ({sites} sites grow)"
     return finding.message
 
 

@@ -196,12 +196,13 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link of the trail: what was seen, where, when."""
+    """One link of the trail: what was seen, where, when; `rule` if a finding says it."""
 
     step: int
     what: str
     phase: Phase | None = None
     site: Site | None = None
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)

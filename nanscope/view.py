@@ -165,8 +165,15 @@ def _growth(run: Run, diagnosis: Diagnosis) -> Growth | None:
     return growth_before(run, step, min((at for at in told if step is None or at < step), default=None))
 
 
+def _told(diagnosis: Diagnosis) -> set[str]:
+    """What the trail says already: its own words, and the findings that it tells in short."""
+    rules = {link.rule for link in diagnosis.trail}
+    in_short = {finding.message for finding in diagnosis.findings if finding.rule in rules}
+    return {link.what for link in diagnosis.trail} | in_short
+
+
 def _causes(diagnosis: Diagnosis) -> tuple[tuple[Cause, tuple[str, ...]], ...]:
-    told = {link.what for link in diagnosis.trail}
+    told = _told(diagnosis)
     causes = []
     for cause in sorted(diagnosis.causes, key=lambda cause: cause.rank):
         causes.append((cause, tuple(line for line in cause.evidence if line not in told)))
@@ -176,7 +183,7 @@ def _causes(diagnosis: Diagnosis) -> tuple[tuple[Cause, tuple[str, ...]], ...]:
 
 def _findings(diagnosis: Diagnosis) -> tuple[tuple[Finding, int], ...]:
     """A rule that speaks of forty sites is one line, not forty."""
-    told = {link.what for link in diagnosis.trail}
+    told = _told(diagnosis)
     rules: dict[str, list[Finding]] = {}
     for finding in sorted(diagnosis.findings, key=lambda finding: (-finding.severity, finding.step)):
         if finding.message not in told:

@@ -70,19 +70,19 @@ def test_the_real_story() -> None:
         "final_layer",
     )
     assert (answer.origin.op, answer.origin.location, answer.origin.operands) == (None, None, ())
-    assert names(answer) == ["learning-rate-divergence", "dtype-overflow"]
+    assert names(answer) == ["learning-rate-divergence"]
     assert any("log(0)" in line and "excluded" in line for line in answer.causes[0].evidence)
     assert "index 0" in answer.summary
     told = "\n".join(link.what for link in answer.trail)
     order = [
-        "grows from step",
+        "begins to grow",
         "weight is",
-        "one step before",
-        "10 infinite",
+        "still finite",
+        "10 inf",
         "loss is nan",
         "gradients of 3 of 3",
     ]
-    order += ["3 of 3 parameters", "index 0", "accuracy is the share of class 0 (0.100)"]
+    order += ["3 parameters", "index 0", "accuracy is the share of class 0"]
     places = [told.index(part) for part in order]
     assert places == sorted(places)
     assert [link.step for link in answer.trail] == sorted(link.step for link in answer.trail)

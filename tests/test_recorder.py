@@ -399,19 +399,23 @@ def test_an_unwritable_place_costs_a_warning_only(model: nn.Module, tmp_path: Pa
     assert recorder.trouble is not None
 
 
+def _fail_after_a_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step(model, optimizer)
+    monkeypatch.setattr(Gauge, "collect", lambda *_a, **_k: 1 / 0)
+    _train(model, optimizer, [X, X, X])
+
+
 def test_the_recorder_steps_aside_when_it_fails(
     model: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug in a probe: one warning, the traceback in the run file, no hook left, the training untouched."""
     optimizer = sgd(model)
-    with (
-        pytest.warns(RuntimeWarning, match="stepped aside") as warned,
-        nanscope.record(model, optimizer, path),
-    ):
-        step(model, optimizer)
-        monkeypatch.setattr(Gauge, "collect", lambda *_a, **_k: 1 / 0)
-        _train(model, optimizer, [X, X, X])
-    assert len(warned) == 1
+    warned = pytest.warns(RuntimeWarning, match="stepped aside")
+    with warned as told, nanscope.record(model, optimizer, path):
+        _fail_after_a_step(model, optimizer, monkeypatch)
+    assert len(told) == 1
     assert not hooks(model)
     run = nanscope.open_run(path)
     (event,) = run.events_of("recorder-failed")

@@ -96,9 +96,12 @@ class Ledger:
         steps, self._waiting = self._waiting[:count], self._waiting[count:]
         if not steps:
             return
-        self._gauge.measure()
-        rows = self._rows.build(steps)
-        totals = np.nan_to_num(rows[:, : len(self._sites)].astype(np.float64), posinf=math.inf).sum(axis=1)
+        with np.errstate(all="ignore"):  # NaN and inf are what this is about; some users make warnings errors
+            self._gauge.measure()
+            rows = self._rows.build(steps)
+            totals = np.nan_to_num(rows[:, : len(self._sites)].astype(np.float64), posinf=math.inf).sum(
+                axis=1
+            )
         for step, row, total in zip(steps, rows, totals, strict=True):
             self.alert.notice_norms(step.number, float(total))
             self._write(step, row)

@@ -1,8 +1,8 @@
 """Time of a recorded step over a bare one: `python -m tests.benchmarks.overhead`.
 
-Two equal models train in one process on one thread. Short blocks of bare and recorded steps take turns, so that
-whatever else the machine does hits both; each pair of blocks gives one ratio, and the median is printed. The run
-file is written as in real use.
+Two equal models train in one process on one thread. Short blocks of bare and recorded steps take turns, so
+that whatever else the machine does hits both; each pair of blocks gives one ratio, and the median is printed.
+The run file is written as in real use.
 """
 
 from __future__ import annotations

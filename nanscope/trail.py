@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nanscope.causes import COLLAPSE_REMEDIES
 from nanscope.numbers import count, number, score
 from nanscope.run import Run, is_nonfinite
 from nanscope.values import Finding, Kind, Link, Phase, Severity, Site
@@ -52,6 +53,8 @@ def _in_short(finding: Finding) -> str:
     if finding.rule == "NS301":
         rate, sites = number(known["rate"]), len(known["sites"])
         return f"{finding.site} begins to grow, {rate} times per step ({sites} sites grow)"
+    if finding.rule in COLLAPSE_REMEDIES and finding.site is not None:
+        return f"{finding.site}: {finding.slug.replace('-', ' ')} begins"
     return finding.message
 
 

@@ -158,7 +158,8 @@ def _mean(values: Floats) -> float | None:
 
 
 def _growth(run: Run, diagnosis: Diagnosis) -> Growth | None:
-    if diagnosis.verdict is Verdict.HEALTHY:
+    grew = diagnosis.origin is not None or any(finding.rule == "NS301" for finding in diagnosis.findings)
+    if not grew:
         return None
     step = diagnosis.origin.step if diagnosis.origin else None
     told = [link.step for link in diagnosis.trail] + [finding.step for finding in diagnosis.findings]

@@ -85,6 +85,21 @@ def _half_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     raise ZeroDivisionError("in the loop")
 
 
+def test_memory_stays_flat(model: nn.Module, path: Path) -> None:
+    """A recorded loop keeps no more tensors alive after two hundred steps than after forty."""
+    optimizer = sgd(model)
+    with nanscope.record(model, optimizer, path):
+        _train(model, optimizer, [X] * 40)
+        few = _tensors_alive()
+        _train(model, optimizer, [X] * 160)
+        assert _tensors_alive() <= few + 40  # logits of a step that waits for its batch
+
+
+def _tensors_alive() -> int:
+    gc.collect()
+    return sum(type(thing) is Tensor for thing in gc.get_objects())
+
+
 def test_everything_is_put_back_after_an_exception(model: nn.Module, path: Path) -> None:
     """A step that raises half-way leaves a readable file, the error in it, and no hook."""
     optimizer = sgd(model)

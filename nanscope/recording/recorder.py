@@ -24,7 +24,6 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim import optimizer as every_optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording import backward, factors, stats
@@ -36,6 +35,7 @@ from nanscope.recording.probes import Probes
 from nanscope.recording.rows import Step
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.sink import Sink
+from nanscope.recording.updates import Updates
 from nanscope.run import Header
 from nanscope.values import Epoch
 
@@ -136,7 +136,6 @@ class Recorder:
         self._ledger: Ledger | None = None
         self._gauge = Gauge(self._places)
         self._step = Step(0)
-        self._stepped: set[int] = set()
         self._outer: set[int] = set()
         self._witness: Tensor | None = None
         self._state_told = False
@@ -147,7 +146,9 @@ class Recorder:
         self._probes = Probes(
             self._model, self._places, fail=self._step_aside, pause=self._pause, logits=self._logits
         )
-        self._on_optimizers = list(self._watch_optimizers())
+        self._updates = Updates(
+            self._optimizers, self._places.parameters, self._guard(self._before_update), self._after_update
+        )
         backward.watch(self)
         return self
 
@@ -165,7 +166,7 @@ class Recorder:
 
     def close(self, state: str = "finished") -> None:
         """Stop recording: remove every hook, finish the run file. Harmless when done before."""
-        if self._active and self._stepped:
+        if self._active and self._updates.begun:
             self._guard(self._end_step)()
         self._detach()
         if self._ledger is not None:
@@ -179,22 +180,10 @@ class Recorder:
     def _detach(self) -> None:
         self._active = False
         backward.unwatch(self)
-        for handle in self._on_optimizers:
-            handle.remove()
-        self._on_optimizers = []
+        self._updates.remove()
         self._probes.remove()
         self._step = Step(self.steps)  # an unfinished one holds tensors
         _recorded.discard(self._model)
-
-    def _watch_optimizers(self) -> Iterable[Any]:
-        before, after = self._guard(self._before_update), self._after_update
-        if self._optimizers is None:
-            yield every_optimizer.register_optimizer_step_pre_hook(before)
-            yield every_optimizer.register_optimizer_step_post_hook(after)
-        else:
-            for optimizer in self._optimizers:
-                yield optimizer.register_step_pre_hook(before)
-                yield optimizer.register_step_post_hook(after)
 
     # -- what the user may call -----------------------------------------------------------------------
 
@@ -257,7 +246,7 @@ class Recorder:
         self._probes.in_backward = False
 
     def _prepare(self, roots: tuple[Tensor, ...]) -> None:
-        if self._stepped:
+        if self._updates.begun:
             self._end_step()
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
@@ -299,30 +288,19 @@ class Recorder:
 
     # -- the update -----------------------------------------------------------------------------------
 
-    def _concerns(self, optimizer: Optimizer) -> bool:
-        if self._optimizers is not None:
-            return True
-        mine = {id(parameter) for parameter in self._places.parameters}
-        return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
-
-    def _before_update(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if not self._concerns(optimizer):
-            return
+    def _before_update(self, optimizer: Optimizer) -> None:
         if not self._step.readings and not self._probes.empty:
             self._measure(())  # the gradients came by another way than backward()
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
             self._step.scalars.setdefault("lr", float(lr))
 
-    def _after_update(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _after_update(self, optimizer: Optimizer) -> None:
         self._guard(self._count_update)(optimizer)
         self._answer_trouble()  # not guarded: it raises where the user asked for it
 
     def _count_update(self, optimizer: Optimizer) -> None:
-        if not self._concerns(optimizer):
-            return
-        self._stepped.add(id(optimizer))
-        if self._optimizers is None or len(self._stepped) == len(self._optimizers):
+        if self._updates.count(optimizer):
             self._end_step()
 
     def _end_step(self) -> None:
@@ -336,7 +314,7 @@ class Recorder:
         self._ledger.end(step)
         self.steps += 1
         self._step = Step(self.steps)
-        self._stepped.clear()
+        self._updates.clear()
         self._witness = None
         self._probes.clear()
         self._probes.closely = self._ledger.alert.due(self.steps)

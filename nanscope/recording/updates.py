@@ -1,0 +1,67 @@
+"""Updates: optimizer steps, and which of them ends a step of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import optimizer as every_optimizer
+
+Hook = Callable[[Optimizer], None]
+
+
+class Updates:
+    """Watches optimizers.
+
+    Args:
+        optimizers: which ones; None for every optimizer that holds one of the parameters.
+        before, after: called around each step of one of them.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[Optimizer] | None, parameters: Sequence[Tensor], before: Hook, after: Hook
+    ) -> None:
+        self._optimizers = optimizers
+        self._parameters = frozenset(map(id, parameters))
+        self._stepped: set[int] = set()
+        before_hook, after_hook = self._hook(before), self._hook(after)
+        if optimizers is None:
+            self._handles = [
+                every_optimizer.register_optimizer_step_pre_hook(before_hook),
+                every_optimizer.register_optimizer_step_post_hook(after_hook),
+            ]
+        else:
+            self._handles = [o.register_step_pre_hook(before_hook) for o in optimizers]
+            self._handles += [o.register_step_post_hook(after_hook) for o in optimizers]
+
+    @property
+    def begun(self) -> bool:
+        """Whether an optimizer has stepped in the step under way."""
+        return bool(self._stepped)
+
+    def count(self, optimizer: Optimizer) -> bool:
+        """Take note that an optimizer has stepped; whether that was the last one to wait for."""
+        self._stepped.add(id(optimizer))
+        return self._optimizers is None or len(self._stepped) == len(self._optimizers)
+
+    def clear(self) -> None:
+        """The step is over."""
+        self._stepped.clear()
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _hook(self, call: Hook) -> Callable[[Optimizer, Any, Any], None]:
+        def hook(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            if self._optimizers is not None or self._concerns(optimizer):
+                call(optimizer)
+
+        return hook
+
+    def _concerns(self, optimizer: Optimizer) -> bool:
+        return any(id(p) in self._parameters for group in optimizer.param_groups for p in group["params"])

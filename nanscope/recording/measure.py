@@ -23,7 +23,7 @@ from torch import Tensor
 from nanscope.recording import stats
 from nanscope.recording.arena import Arena, Shapes, Slot
 from nanscope.recording.places import Places
-from nanscope.recording.plan import Plan, planned
+from nanscope.recording.plan import Course, Plan, planned
 from nanscope.recording.probes import Kept, Measured, Probes
 from nanscope.recording.units import Units
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanscope.recording import stats
-from nanscope.recording.measure import Plan, Reading
+from nanscope.recording.measure import Reading
 from nanscope.recording.places import Layout
+from nanscope.recording.plan import Plan
 from nanscope.run import MISSING, Floats
 
 Doubles = NDArray[np.float64]

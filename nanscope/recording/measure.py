@@ -24,10 +24,11 @@ from nanscope.recording import stats
 from nanscope.recording.arena import Arena, Shapes, Slot
 from nanscope.recording.places import Places
 from nanscope.recording.plan import Course, Plan, planned
-from nanscope.recording.probes import Kept, Measured, Probes
+from nanscope.recording.probes import Measured, Probes
 from nanscope.recording.units import Units
 
 NOTHING = torch.empty(0)
+WAITING_ELEMENTS = 16_384  # of a pass; with more of them a copy costs as much as a look
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
 
@@ -106,15 +107,20 @@ class Gauge:
         """
         early = [m for m in probes.measured if m.of.reached]
         settled = probes.hasty is not None  # in the first step everything was measured in its hook
-        kept = [k for k in probes.kept if k[3].reached and k[1]._version == k[2]] if settled else []
+        tensors: list[Tensor] = []
+        numbers: list[int] = []
+        where: dict[int, int] = {}
+        for place, tensor, version, of in probes.kept if settled else ():
+            if of.reached and tensor._version == version:
+                where[id(tensor)] = len(tensors)
+                tensors.append(tensor)
+                numbers.append(place)
         calls = [c for c in probes.linears if c.entering._version == c.version] if outer else []
         gradients = [parameter.grad for parameter in self._places.parameters]
-        peaked, peaks = self._peaks(early, kept) if probes.closely else ((), [])
-        tensors = [k[1] for k in kept]
-        where = {id(tensor): i for i, tensor in enumerate(tensors)}
+        peaked, peaks = self._peaks(early, numbers, tensors) if probes.closely else ((), [])
         course = (
             tuple([m.place for m in early]),
-            tuple([k[0] for k in kept]),
+            tuple(numbers),
             tuple([(c.place, id(c.weight), id(c.bias), where.get(id(c.entering))) for c in calls]),
             frozenset(outer),
             tuple([gradient is not None and bool(gradient.numel()) for gradient in gradients]),
@@ -122,9 +128,13 @@ class Gauge:
         )
         plan = self._plan(course)
         measured = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
+        waiting = tensors + [calls[i].entering for i in plan.entering]
+        late = sum([tensor.numel() for tensor in waiting]) <= WAITING_ELEMENTS
+        on_gpu = (measured or waiting or [m.norm for m in early])[0].is_cuda
+        now = measured if late or on_gpu else measured + waiting
         known = [m.norm.reshape(1) for m in early]
-        if measured:
-            known.append(stats.norms([stats.strided(gradient) for gradient in measured]))
+        if now:
+            known.append(stats.norms([stats.strided(tensor) for tensor in now]))
         reading = Reading(
             plan=plan,
             known=_joined(known) if known else NOTHING,
@@ -136,16 +146,26 @@ class Gauge:
         )
         self._units.count(reading.samples)
         self._see_early(reading, early)
-        waiting = [stats.strided(t) for t in tensors] + [calls[i].entering for i in plan.entering]
-        on_gpu = (measured or waiting or [m.norm for m in early])[0].is_cuda
-        if waiting and not on_gpu:
+        if waiting and late and not on_gpu:
             reading.slot = self._put(
-                waiting
-            )  # measures what is pending when the arena is full: before the next line
-        self._pending.append(reading)
+                [stats.strided(t) for t in waiting] if any(t.is_complex() for t in waiting) else waiting
+            )
+        elif not on_gpu:
+            self._see_units(numbers, tensors)
+        self._pending.append(reading)  # after _put: a full arena measures all that is pending
         if on_gpu:
-            return _sent(reading, waiting)
-        return _sealed(reading, [*([None] * len(early)), *measured])
+            return _sent(reading, [stats.strided(tensor) for tensor in waiting])
+        derived = (
+            [self._places.parameters[self._places.grads.index(place)].grad for place, _, _ in plan.derived]
+            if not late
+            else []
+        )
+        return _sealed(reading, [*([None] * len(early)), *now[: len(plan.places) - len(early)], *derived])
+
+    def _see_units(self, numbers: list[int], outputs: list[Tensor]) -> None:
+        for place, output in zip(numbers, outputs, strict=True):
+            if place in self._places.rectified:
+                self._units.see(place, stats.unit_maxima(output))
 
     def _see_early(self, reading: Reading, early: list[Measured]) -> None:
         for i, m in enumerate(early):
@@ -199,13 +219,15 @@ class Gauge:
             self.measure()
         return arena.put(tensors)
 
-    def _peaks(self, early: list[Measured], kept: list[Kept]) -> tuple[tuple[int, ...], list[Tensor]]:
+    def _peaks(
+        self, early: list[Measured], numbers: list[int], tensors: list[Tensor]
+    ) -> tuple[tuple[int, ...], list[Tensor]]:
         known = [m for m in early if m.peak is not None]
-        late = [k for k in kept if k[0] in self._places.peaked]
+        late = [i for i, place in enumerate(numbers) if place in self._places.peaked]
         peaks = [m.peak.reshape(1) for m in known if m.peak is not None]
         if late:
-            peaks.append(stats.peaks([stats.strided(k[1]) for k in late]))
-        return (*(m.place for m in known), *(k[0] for k in late)), peaks
+            peaks.append(stats.peaks([stats.strided(tensors[i]) for i in late]))
+        return (*(m.place for m in known), *(numbers[i] for i in late)), peaks
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -228,14 +250,20 @@ def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
     """Look at what is known now.
 
     Args:
-        tensors: what each known norm is of, None where that was already examined.
+        tensors: what each norm of the plan's `order` is of, as far as they are known; None where that was
+            already examined.
     """
     if reading.losses:
         reading.loss = sum(loss.item() for loss in reading.losses)
         reading.broken = not math.isfinite(reading.loss)
-    if len(tensors) and not math.isfinite(reading.known.sum().item()):
-        for i in torch.nonzero(~torch.isfinite(reading.known)).flatten().tolist():
-            _examine(reading, i, tensors[i])
+    if len(reading.known) and not math.isfinite(reading.known.sum().item()):
+        norms = reading.known.tolist()
+        taken = norms[: len(reading.plan.places)]
+        if reading.slot is None:
+            taken += [norms[i] * (1.0 if j is None else norms[j]) for _, i, j in reading.plan.derived]
+        for i, norm in enumerate(taken):
+            if not math.isfinite(norm):
+                _examine(reading, i, tensors[i])
     return reading
 
 
@@ -264,7 +292,7 @@ def _finish(reading: Reading, norms: Doubles) -> None:
         known = [reading.known.numpy()] if len(reading.known) else []
         peaks = [peak.numpy() for peak in reading.peaks]
         reading.numbers = np.concatenate((*known, norms, *peaks), dtype=np.float64)
-        if not np.isfinite(norms).all():
+        if reading.slot is not None and not np.isfinite(norms).all():
             _look_again(reading)
     reading.slot, reading.peaks, reading.losses = None, [], []
 

@@ -170,6 +170,12 @@ class Probes:
         self.linears: list[LinearCall] = []
         self._on_tensors: list[RemovableHandle] = []
 
+    def end_step(self) -> None:
+        """Forget everything of an ended step."""
+        self.retained = []
+        if self.passes or not self.empty:  # else the last measurement has cleared it
+            self.clear_passes()
+
     def remove(self) -> None:
         """Take every hook off the model and off the tensors of an unfinished step."""
         self.active = False

@@ -316,7 +316,7 @@ class Recorder:
         self._step = Step(self.steps)
         self._updates.clear()
         self._witness = None
-        self._probes.clear()
+        self._probes.end_step()
         self._probes.closely = self._ledger.alert.due(self.steps)
         if self._ledger.broken:
             self._tell_state()

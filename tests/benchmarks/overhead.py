@@ -1,8 +1,9 @@
 """Time of a recorded step over a bare one: `python -m tests.benchmarks.overhead`.
 
-Two equal models train in one process on one thread. Short blocks of bare and recorded steps take turns, so
-that whatever else the machine does hits both; each pair of blocks gives one ratio, and the median is printed.
-The run file is written as in real use.
+Three equal models train in one process on one thread. Short blocks of bare, hooked and recorded steps take
+turns, so that whatever else the machine does hits them all; each round gives one ratio, and the median is
+printed. The run file is written as in real use. Hooked steps are the yardstick of what Python costs on this
+machine: a forward hook and a tensor hook on each module that collect references and measure nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 import nanscope
 from nanscope.recording import backward
 
-BLOCKS = {1: (150, 40), 32: (60, 10), 1024: (15, 2)}  # batch size: pairs of blocks, steps per block
+BLOCKS = {1: (150, 40), 32: (60, 10), 1024: (15, 2)}  # batch size: rounds, steps per block
 
 
 def mlp() -> nn.Sequential:
@@ -55,23 +56,37 @@ def seconds(step: Callable[[], None], steps: int) -> list[float]:
     return taken
 
 
-def paired(rows: int, folder: Path) -> tuple[float, float]:
-    """Median time of a bare step in microseconds, and the median ratio of recorded to bare."""
-    pairs, steps = BLOCKS[rows]
+def hooked(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Collect references to every output and its gradient, and drop them when the step ends."""
+    kept: list[Tensor] = []
+
+    def collect(_module: nn.Module, _args: object, output: Tensor) -> None:
+        kept.append(output)
+        output.register_hook(kept.append)
+
+    for module in model:
+        module.register_forward_hook(collect)
+    optimizer.register_step_post_hook(lambda *_: kept.clear())
+
+
+def paired(rows: int, folder: Path) -> tuple[float, float, float]:
+    """Median time of a bare step in microseconds, and the median ratios of hooked and recorded to bare."""
+    rounds, steps = BLOCKS[rows]
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(rows, 784, generator=generator), torch.randint(10, (rows,), generator=generator)
-    _, bare = stepper(mlp(), x, y)
-    model = mlp()
-    optimizer, recorded = stepper(model, x, y)
-    ratios, times = [], []
-    with nanscope.record(model, optimizer, folder / f"{rows}.h5") as recorder:
+    models = [mlp() for _ in range(3)]
+    (_, bare), (listener, listening), (optimizer, recorded) = (stepper(model, x, y) for model in models)
+    hooked(models[1], listener)
+    times, hooks, records = [], [], []
+    with nanscope.record(models[2], optimizer, folder / f"{rows}.h5") as recorder:
         seconds(recorded, 2 * steps)  # the first steps are looked at closely
-        for _ in range(pairs):
+        for _ in range(rounds):
             backward.unwatch(recorder)  # a bare step calls torch's own backward
             times.append(median(seconds(bare, steps)))
+            hooks.append(median(seconds(listening, steps)) / times[-1])
             backward.watch(recorder)
-            ratios.append(median(seconds(recorded, steps)) / times[-1])
-    return median(times) * 1e6, median(ratios)
+            records.append(median(seconds(recorded, steps)) / times[-1])
+    return median(times) * 1e6, median(hooks), median(records)
 
 
 @click.command()
@@ -79,11 +94,17 @@ def paired(rows: int, folder: Path) -> tuple[float, float]:
 def main(sizes: tuple[str, ...]) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    table = Table("batch size", "bare us", "recorded / bare", title="MLP 784-1024-1024-10, SGD, one thread")
+    table = Table(
+        "batch size",
+        "bare us",
+        "hooked",
+        "recorded",
+        title="MLP 784-1024-1024-10, one thread, multiples of the bare step",
+    )
     with tempfile.TemporaryDirectory() as folder:
         for rows in sizes or map(str, BLOCKS):
-            bare, ratio = paired(int(rows), Path(folder))
-            table.add_row(rows, f"{bare:,.0f}", f"{ratio:.3f}")
+            bare, hooks, records = paired(int(rows), Path(folder))
+            table.add_row(rows, f"{bare:,.0f}", f"{hooks:.3f}", f"{records:.3f}")
     Console().print(table)
 
 

@@ -2,6 +2,7 @@
 
 Each child trains a small network in an ordinary recorded loop and notes when each step ended in shared
 memory. After the kill the run file is opened, and what it holds is compared with what was trained.
+"""
 
 from __future__ import annotations
 

@@ -97,12 +97,14 @@ def compare(runs: tuple[Path, ...], form: str) -> NoReturn:
 
 
 @cli.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Print the answer as text and leave.")
-def replay(run: Path | None, once: bool) -> NoReturn:
-    """Go through RUN, by default the newest below runs/. Prints the answer as text."""
+def replay(runs: tuple[Path, ...], once: bool) -> NoReturn:
+    """Show RUNS, by default the newest below runs/; several side by side. Prints the answer as text."""
     del once  # there is no full-screen replay yet: text is all there is
-    sys.exit(_exit_code([_answer(run or _newest(), "text")]))
+    if len(runs) > 1:
+        sys.exit(_exit_code(_compare(runs, "text")))
+    sys.exit(_exit_code([_answer(runs[0] if runs else _newest(), "text")]))
 
 
 def _width(word: str) -> int:

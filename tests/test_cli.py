@@ -78,9 +78,11 @@ def test_three_cases_side_by_side(tmp_path: Path) -> None:
         assert word in done.stdout
     files = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert files == ["digits-bs1.h5", "digits-bs32.h5", "digits-bsfull.h5"]
-    again = run(tmp_path, "compare", *(f"runs/{name}" for name in files))
-    assert again.returncode == 1
-    assert "full batch" in again.stdout
+    told = done.stdout.splitlines()[-1].split()
+    assert told[:2] == ["nanscope", "replay"]
+    for words in (["compare", *told[2:]], told[1:]):
+        again = run(tmp_path, *words)
+        assert (again.returncode, again.stdout) == (1, done.stdout)
 
 
 def test_a_healthy_run_exits_with_0(tmp_path: Path) -> None:

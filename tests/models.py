@@ -18,6 +18,11 @@ def wide() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 4))
 
 
+def broad() -> nn.Sequential:
+    """Outputs so large that even those of one row are measured at once."""
+    return nn.Sequential(nn.Linear(8, 6000), nn.ReLU(), nn.Linear(6000, 4))
+
+
 def in_place() -> nn.Sequential:
     """An activation that overwrites its input."""
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(inplace=True), nn.Linear(16, 4))

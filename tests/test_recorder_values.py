@@ -79,6 +79,7 @@ def check(run: Run, expected: list[Norms], *, tolerance: float = 3e-5) -> None:
 AWKWARD = {
     "mlp": models.mlp,
     "wide": models.wide,
+    "broad": models.broad,
     "in place": models.in_place,
     "convolutional": models.convolutional,
     "reused": models.Reused,

@@ -106,18 +106,11 @@ class Gauge:
             count: whether to count predicted classes.
         """
         early = [m for m in probes.measured if m.of.reached]
-        settled = probes.hasty is not None  # in the first step everything was measured in its hook
-        tensors: list[Tensor] = []
-        numbers: list[int] = []
-        where: dict[int, int] = {}
-        for place, tensor, version, of in probes.kept if settled else ():
-            if of.reached and tensor._version == version:
-                where[id(tensor)] = len(tensors)
-                tensors.append(tensor)
-                numbers.append(place)
+        numbers, tensors = _still_there(probes)
         calls = [c for c in probes.linears if c.entering._version == c.version] if outer else []
         gradients = [parameter.grad for parameter in self._places.parameters]
         peaked, peaks = self._peaks(early, numbers, tensors) if probes.closely else ((), [])
+        where = {id(tensor): i for i, tensor in enumerate(tensors)}
         course = (
             tuple([m.place for m in early]),
             tuple(numbers),
@@ -127,17 +120,9 @@ class Gauge:
             peaked,
         )
         plan = self._plan(course)
-        measured = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
-        waiting = tensors + [calls[i].entering for i in plan.entering]
-        late = sum([tensor.numel() for tensor in waiting]) <= WAITING_ELEMENTS
-        on_gpu = (measured or waiting or [m.norm for m in early])[0].is_cuda
-        now = measured if late or on_gpu else measured + waiting
-        known = [m.norm.reshape(1) for m in early]
-        if now:
-            known.append(stats.norms([stats.strided(tensor) for tensor in now]))
         reading = Reading(
             plan=plan,
-            known=_joined(known) if known else NOTHING,
+            known=NOTHING,
             slot=None,
             peaks=peaks,
             losses=[root for root in roots if root.numel() == 1],
@@ -146,24 +131,44 @@ class Gauge:
         )
         self._units.count(reading.samples)
         self._see_early(reading, early)
-        if waiting and late and not on_gpu:
-            reading.slot = self._put(
-                [stats.strided(t) for t in waiting] if any(t.is_complex() for t in waiting) else waiting
-            )
-        elif not on_gpu:
-            self._see_units(numbers, tensors)
+        measured = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
+        waiting = tensors + [calls[i].entering for i in plan.entering]
+        return self._taken(reading, [m.norm for m in early], measured, waiting)
+
+    def _taken(
+        self, reading: Reading, early: list[Tensor], measured: list[Tensor], waiting: list[Tensor]
+    ) -> Reading:
+        """Take the norms that cannot wait; put the rest aside, or on their way from the GPU.
+
+        Args:
+            early: norms that the hooks took; `measured`, `waiting`: tensors, in the order of the plan.
+        """
+        on_gpu = (measured or waiting or early)[0].is_cuda
+        small = sum([tensor.numel() for tensor in waiting]) <= WAITING_ELEMENTS
+        now = measured if small or on_gpu else measured + waiting
+        known = [norm.reshape(1) for norm in early]
+        if now:
+            known.append(stats.norms([stats.strided(tensor) for tensor in now]))
+        reading.known = _joined(known) if known else NOTHING
+        if waiting and small and not on_gpu:
+            odd = any(tensor.is_complex() for tensor in waiting)
+            reading.slot = self._put([stats.strided(tensor) for tensor in waiting] if odd else waiting)
         self._pending.append(reading)  # after _put: a full arena measures all that is pending
         if on_gpu:
             return _sent(reading, [stats.strided(tensor) for tensor in waiting])
-        derived = (
-            [self._places.parameters[self._places.grads.index(place)].grad for place, _, _ in plan.derived]
-            if not late
-            else []
-        )
-        return _sealed(reading, [*([None] * len(early)), *now[: len(plan.places) - len(early)], *derived])
+        if not small:
+            self._see_units(reading.plan.places[len(early) + len(measured) :], waiting)
+        return _sealed(reading, self._sources(reading.plan, [None] * len(early) + now))
 
-    def _see_units(self, numbers: list[int], outputs: list[Tensor]) -> None:
-        for place, output in zip(numbers, outputs, strict=True):
+    def _sources(self, plan: Plan, taken: list[Tensor | None]) -> list[Tensor | None]:
+        """What each norm of the plan's `order` is of, as far as it is known."""
+        if len(taken) < plan.taken:
+            return taken
+        gradients = dict(zip(self._places.grads, self._places.parameters, strict=True))
+        return taken[: len(plan.places)] + [gradients[place].grad for place, _, _ in plan.derived]
+
+    def _see_units(self, places: tuple[int, ...], outputs: list[Tensor]) -> None:
+        for place, output in zip(places, outputs, strict=False):  # the last ones may have no place
             if place in self._places.rectified:
                 self._units.see(place, stats.unit_maxima(output))
 
@@ -228,6 +233,14 @@ class Gauge:
         if late:
             peaks.append(stats.peaks([stats.strided(tensors[i]) for i in late]))
         return (*(m.place for m in known), *(numbers[i] for i in late)), peaks
+
+
+def _still_there(probes: Probes) -> tuple[list[int], list[Tensor]]:
+    """Places and tensors that the pass reached and nobody has written into since."""
+    if probes.hasty is None:
+        return [], []  # in the first step everything was measured in its hook
+    kept = [k for k in probes.kept if k[3].reached and k[1]._version == k[2]]
+    return [k[0] for k in kept], [k[1] for k in kept]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

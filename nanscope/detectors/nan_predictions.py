@@ -45,7 +45,7 @@ def nan_predictions(run: Run) -> Iterable[Finding]:
 def _reading(run: Run, start: int, whole: int | None) -> str:
     if whole is None:
         return ": argmax returns the index of the first NaN, so the class is no preference of the model"
-    since = f" (nothing else since step {step_of(run, whole)})" if whole > start else ""
+    since = f" (and nothing but NaN since step {step_of(run, whole)})" if whole > start else ""
     return f"{since}: argmax of an all-NaN row is index 0, so class 0 is no preference of the model"
 
 

@@ -45,7 +45,7 @@ def test_rows_that_turn_all_nan_later_are_told_apart() -> None:
     )
     (found,) = nan_predictions(run)
     assert found.step == 1
-    assert "nothing else since step 2" in found.message
+    assert "nothing but NaN since step 2" in found.message
     assert found.evidence["all_logits_nan"] is True
 
 

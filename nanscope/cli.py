@@ -70,9 +70,13 @@ def train(sizes: tuple[str, ...], hidden: str, output: Path | None, **settings: 
     cases = [Case(batch_size=batch_size_of(size), hidden=widths, **settings) for size in sizes]
     paths = _paths(cases, output)
     files = _train(cases, paths)
+    if not files:
+        raise UsageError(
+            "nothing was recorded, so there is nothing to explain", "choose another place with -o"
+        )
     if len(files) == 1:
         _answer(files[0], "text")
-    elif files:
+    else:
         _compare(files, "text")
 
 
@@ -200,6 +204,8 @@ def main() -> NoReturn:
     """Run the command line: every expected error is one line on stderr, and the exit code that it names."""
     try:
         cli.main(prog_name="nanscope", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "nanscope"
         _fail(f"{error.format_message()} See {command} --help", error.exit_code)

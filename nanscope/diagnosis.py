@@ -38,8 +38,14 @@ def diagnose(run: Run | str | Path) -> Diagnosis:
         findings,
         _remedies(run, findings, found),
         trail(run, findings),
-        unknowns(run, findings),
+        (*_no_cause(verdict, found), *unknowns(run, findings)),
     )
+
+
+def _no_cause(verdict: Verdict, found: tuple[Cause, ...]) -> tuple[str, ...]:
+    if verdict is not Verdict.DIVERGED or found:
+        return ()
+    return ("the cause: nothing that was recorded fits a known one",)
 
 
 def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
@@ -47,7 +53,11 @@ def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
         return Verdict.DIVERGED
     if _collapse(findings):
         return Verdict.COLLAPSED
-    if not len(run) or any(finding.severity >= Severity.WARNING for finding in findings):
+    if (
+        not len(run)
+        or run.events_of("error")
+        or any(finding.severity >= Severity.WARNING for finding in findings)
+    ):
         return Verdict.SUSPICIOUS
     return Verdict.HEALTHY
 
@@ -79,9 +89,15 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
         return f"the training collapsed: {collapse.message}"
     if verdict is Verdict.SUSPICIOUS:
         worst = [finding for finding in findings if finding.severity >= Severity.WARNING]
+        if not worst:
+            return f"nothing was found in {len(run)} steps, but the training raised {_raised(run)}"
         more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
         return f"nothing broke for good, but look at this: {worst[0].message}{more}"
     return f"nothing wrong was found in {len(run)} recorded steps"
+
+
+def _raised(run: Run) -> str:
+    return str(run.events_of("error")[-1]["message"])
 
 
 def _diverged(findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:

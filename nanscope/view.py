@@ -123,7 +123,8 @@ def _headline(run: Run, diagnosis: Diagnosis) -> str:
     if diagnosis.origin:
         origin = diagnosis.origin
         place = str(origin.site or origin.module or origin.phase)
-        return f"at step {origin.step}{_epoch(run, origin.step)}, {origin.phase}, {place}"
+        place = "" if place == origin.phase else f", {place}"
+        return f"at step {origin.step}{_epoch(run, origin.step)}, {origin.phase}{place}"
     worst = max(diagnosis.findings, key=lambda finding: (finding.severity, -finding.step), default=None)
     if worst is None or worst.severity is Severity.NOTE:
         return _calm(run, diagnosis)

@@ -276,8 +276,25 @@ def test_the_same_model_twice_is_refused(model: nn.Module, path: Path) -> None:
         pass
 
 
+def test_the_update_of_a_broken_step_is_looked_at(model: nn.Module, path: Path) -> None:
+    """The step whose loss is not finite is the one in which the weights are seen to break."""
+    optimizer = sgd(model)
+    with nanscope.record(model, optimizer, path):
+        for number in range(40):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(X), Y)
+            (loss * torch.inf if number == 35 else loss).backward()
+            optimizer.step()
+    run = nanscope.open_run(path)
+    weight = next(site for site in run.sites if str(site) == "0.weight")
+    assert is_missing(run.series(weight)[34])
+    assert run.series(weight, "nan_count")[35] > 0
+
+
 def test_arguments_are_checked(model: nn.Module, path: Path) -> None:
-    """A wrong word or module name is refused before anything is attached."""
+    """A wrong word, optimizer or module name is refused before anything is attached."""
+    with pytest.raises(UsageError, match="is no torch optimizer"):
+        nanscope.record(model, "run.h5")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="on_nonfinite"):
         nanscope.record(model, None, path, on_nonfinite="explode")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="names no watched module"):

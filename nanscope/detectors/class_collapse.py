@@ -75,8 +75,13 @@ def windows(run: Run) -> Windows:
     return Windows(block, loss, np.divide(counts, total, out=np.zeros_like(counts), where=total > 0))
 
 
+PERFECT = 1e-6
+
+
 def at_chance(run: Run, loss: float) -> bool:
     """Whether a loss is about that of guessing (cross-entropy), and not far below the untrained model's."""
+    if loss <= PERFECT:
+        return False  # nothing is left to be learnt: an answer that never changes may be the right one
     first = value_at(run, None, "loss", 0)
     untrained = first is None or loss >= 0.5 * first
     classes = len(class_names(run))

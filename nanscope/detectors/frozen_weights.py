@@ -17,6 +17,10 @@ VISIBLE = 1e-3
 """Sum of lr * gradient norm, relative to the weight norm, from which a float32 norm is sure to move."""
 
 
+ROUNDING = 1.2e-7  # a relative change below this can be lost in float32
+UNDERFLOW = 1e-30  # so small a norm moves by less than float32 can hold
+
+
 def frozen_weights(run: Run) -> Iterable[Finding]:
     """NS305: norms of parameters are bitwise constant; one finding per reason, naming all of them."""
     stop = finite_rows(run)
@@ -78,6 +82,10 @@ def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
     expected = (
         float(np.mean(lr, dtype=np.float64)) * float(np.sum(grads, dtype=np.float64)) if lr.size else 0.0
     )
-    if expected <= VISIBLE * norm:
-        return None
+    single = float(lr.max(initial=0)) * float(
+        grads.max()
+    )  # the largest single update that plain SGD would make
+    unseen = single <= ROUNDING * norm or norm < UNDERFLOW
+    if expected <= VISIBLE * norm or (unseen and site.dtype in ("float32", "float64")):
+        return None  # a converged model stands still, too
     return "there is a gradient; the optimizer does not use it, or the update is lost in rounding"

@@ -82,6 +82,8 @@ def record(
         optimizers = None
     else:
         optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    if not all(isinstance(each, Optimizer) for each in optimizers or ()):
+        raise UsageError(f"optimizer={optimizer!r} is no torch optimizer", "record(model, optimizer, path)")
     where = Path("runs") / f"{type(model).__name__}.h5" if path is None else Path(path)
     return Recorder(
         model,
@@ -309,7 +311,8 @@ class Recorder:
         assert self._ledger is not None
         step = self._step
         step.time = time.perf_counter() - self._zero
-        if self._ledger.alert.due(step.number):
+        broken = any(reading.broken for reading in step.readings)  # what did this update make of it?
+        if broken or self._ledger.alert.due(step.number):
             step.weights = self._gauge.weights()
         self._ledger.end(step)
         self.steps += 1
@@ -330,7 +333,7 @@ class Recorder:
         where = "the loss" if trouble.site is None else str(trouble.site)
         raise NonFiniteError(
             f"non-finite value in step {trouble.step}, {trouble.phase} phase, first at {where}",
-            f"run: nanscope diagnose {self.path}",
+            f"see nanscope diagnose {self.path}",
         )
 
     # -- the run file ---------------------------------------------------------------------------------

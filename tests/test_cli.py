@@ -117,6 +117,14 @@ def test_ctrl_c_leaves_a_readable_file(tmp_path: Path) -> None:
     assert (recorded.state, len(recorded) > 100) == ("interrupted", True)
 
 
+def test_without_a_command_it_helps(tmp_path: Path) -> None:
+    """Bare `nanscope` prints the commands, readably."""
+    done = run(tmp_path)
+    assert done.returncode == 0
+    assert "diagnose" in done.stdout
+    assert done.stdout.count("\n") > 5
+
+
 WRONG = {
     "no such option": (["train", "--batch", "1"], 2, "See nanscope train --help"),
     "no such command": (["trian"], 2, "No such command"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanscope.detectors.class_collapse import class_collapse, effective_classes
+from nanscope.detectors.class_collapse import at_chance, class_collapse, effective_classes
 from nanscope.values import Epoch, Finding, Severity
 from tests.builders import CLASSES, collapsed_run, diverged_run, healthy_run, make_run
 
@@ -30,6 +30,13 @@ def one_hot(classes: NDArray[np.int64]) -> NDArray[np.float64]:
 def noisy(loss: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """The heavy-tailed losses of single samples with about this mean."""
     return loss * np.random.default_rng(0).exponential(1, ROWS)
+
+
+def test_a_loss_of_zero_is_no_chance_level() -> None:
+    """Near miss: a model with nothing left to learn may give one answer, whatever its first loss was."""
+    run = make_run(loss=[0.0] * 10)
+    assert not at_chance(run, 0.0)
+    assert at_chance(make_run(loss=[2.3] * 10), 2.3)
 
 
 def test_a_dead_layer_though_the_predictions_wander() -> None:

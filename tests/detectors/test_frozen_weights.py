@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanscope.detectors.frozen_weights import frozen_weights
+from nanscope.detectors.frozen_weights import VISIBLE, frozen_weights
 from nanscope.run import Run
 from tests.builders import collapsed_run, every, healthy_run, make_run
 
@@ -39,6 +39,16 @@ def test_frozen_on_purpose() -> None:
 def test_too_slow_to_be_seen_is_not_frozen() -> None:
     """Near miss: the sum of all updates is below what a float32 norm can show."""
     assert not list(frozen_weights(with_weight(np.full(ROWS, 3.0), 1e-6)))
+
+
+def test_a_converged_weight_is_not_frozen() -> None:
+    """Near miss: every single update is lost in float32's rounding, though their sum would be seen."""
+    rows, grad, lr, norm = 30_000, 3e-6, 0.1, 3.0
+    assert VISIBLE * norm < rows * lr * grad
+    weights = {"fc.weight": every(100, np.full(rows, norm))}
+    assert not list(
+        frozen_weights(make_run(weights=weights, grads={"fc.weight": np.full(rows, grad)}, lr=lr))
+    )
 
 
 def test_a_weight_that_moves() -> None:

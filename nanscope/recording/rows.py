@@ -152,9 +152,8 @@ class Rows:
             return
         for row, step in zip(rows, logits, strict=True):
             found = _stats_of_passes(step, count=classes > 0)
-            if (
-                found.shape[1] == 3 + classes + 1
-            ):  # else none, or an output of another width and other classes
+            # otherwise there were none, or the output had another width and so other classes
+            if found.shape[1] == 3 + classes + 1:
                 counts = found[:, 2:-1].sum(0)
                 margin = found[:, 1].sum() / found[:, -1].sum()
                 row[first : first + 3 + classes] = saturated(np.array([found[:, 0].max(), margin, *counts]))

@@ -97,7 +97,7 @@ class Ledger:
         if not steps:
             return
         with np.errstate(all="ignore"):  # NaN and inf are what this is about; some users make warnings errors
-            self._gauge.measure()
+            self._gauge.measure(wait=wait)
             rows = self._rows.build(steps)
             totals = np.nan_to_num(rows[:, : len(self._sites)].astype(np.float64), posinf=math.inf).sum(
                 axis=1

@@ -187,9 +187,11 @@ class Gauge:
         return plan
 
     @torch.no_grad()
-    def measure(self) -> None:
-        """Take the norms that collected readings still wait for."""
-        pending, self._pending = self._pending, []
+    def measure(self, *, wait: bool = False) -> None:
+        """Take the norms that collected readings still wait for; with `wait`, also those still on a GPU."""
+        pending = [reading for reading in self._pending if wait or reading.ready]
+        taken = set(map(id, pending))  # asked once: a copy may arrive between two questions
+        self._pending = [reading for reading in self._pending if id(reading) not in taken]
         for _, alike in groupby(pending, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena))):
             group = list(alike)
             for reading, norms in zip(group, self._norms(group), strict=True):

@@ -1,0 +1,64 @@
+"""The command line: wiring only. What is heavy is imported by the command that needs it.
+
+- `train.py`: train the experiment
+- `answers.py`: diagnose, compare, replay: what happened in a run
+- `options.py`: what several commands take
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from nanscope import __version__
+from nanscope.cli import answers, train
+from nanscope.cli.options import INTERRUPTED
+from nanscope.errors import NanscopeError
+
+EXIT_CODES = """\b
+Exit codes:
+    0  done; healthy
+    1  findings of severity error
+    2  a mistake in the command
+    3  a file that cannot be read, or is damaged
+  130  interrupted"""
+
+COMMANDS = (train.train, answers.diagnose, answers.compare, answers.replay)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="nanscope")
+def cli() -> None:
+    """Which step, which tensor, and why: divergence diagnosis for PyTorch training."""
+
+
+for command in COMMANDS:
+    command.epilog = EXIT_CODES
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line: every expected error is one line on stderr, and the exit code that it names."""
+    try:
+        cli.main(prog_name="nanscope", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "nanscope"
+        _fail(f"{error.format_message()} See {path} --help", error.exit_code)
+    except NanscopeError as error:
+        _fail(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    click.echo(f"nanscope: {line}", err=True)
+    sys.exit(code)

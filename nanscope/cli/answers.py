@@ -1,0 +1,84 @@
+"""The commands that say what happened in a run: `diagnose`, `compare`, `replay`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from nanscope.cli.options import format_option, run_argument, runs_argument
+from nanscope.errors import UsageError
+from nanscope.values import Diagnosis, Severity
+
+
+@click.command()
+@run_argument
+@format_option
+def diagnose(run: Path, form: str) -> NoReturn:
+    """Say what happened in RUN, where, when and why, and what to try."""
+    sys.exit(_exit_code([tell(run, form)]))
+
+
+@click.command()
+@runs_argument
+@format_option
+def compare(runs: tuple[Path, ...], form: str) -> NoReturn:
+    """Set the cases of an experiment side by side."""
+    if len(runs) < 2:
+        raise UsageError(
+            "one run has nothing to be compared with", f"name another, or: nanscope diagnose {runs[0]}"
+        )
+    sys.exit(_exit_code(tell_all(runs, form)))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Print the answer as text and leave.")
+def replay(runs: tuple[Path, ...], once: bool) -> NoReturn:
+    """Show RUNS, by default the newest below runs/; several side by side. Prints the answer as text."""
+    del once  # there is no full-screen replay yet: text is all there is
+    if len(runs) > 1:
+        sys.exit(_exit_code(tell_all(runs, "text")))
+    sys.exit(_exit_code([tell(runs[0] if runs else _newest(), "text")]))
+
+
+def tell(path: Path, form: str) -> Diagnosis:
+    """Print the diagnosis of one run."""
+    from nanscope.diagnosis import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
+    from nanscope.reporters import REPORTERS  # noqa: PLC0415 - loads rich
+    from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
+    from nanscope.view import build_view  # noqa: PLC0415 - loads numpy
+
+    run = open_run(path)
+    diagnosis = diagnose_run(run)
+    REPORTERS[form](build_view(run, diagnosis), sys.stdout)
+    return diagnosis
+
+
+def tell_all(paths: Sequence[Path], form: str) -> list[Diagnosis]:
+    """Print several runs side by side."""
+    from nanscope.diagnosis import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
+    from nanscope.reporters import COMPARISON_REPORTERS  # noqa: PLC0415 - loads rich
+    from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
+    from nanscope.view import build_comparison  # noqa: PLC0415 - loads numpy
+
+    runs = [open_run(path) for path in paths]
+    diagnoses = [diagnose_run(run) for run in runs]
+    comparison = build_comparison(list(zip(runs, diagnoses, strict=True)))
+    COMPARISON_REPORTERS[form](comparison, sys.stdout)
+    return diagnoses
+
+
+def _newest() -> Path:
+    files = sorted(Path("runs").glob("*.h5"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UsageError("no run file below runs/", "name one, or make one: nanscope train --batch-size 1")
+    return files[-1]
+
+
+def _exit_code(diagnoses: Sequence[Diagnosis]) -> int:
+    findings = [finding.severity for diagnosis in diagnoses for finding in diagnosis.findings]
+    return int(Severity.ERROR in findings)

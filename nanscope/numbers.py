@@ -35,3 +35,25 @@ def score(value: float | None) -> str:
     if value is None or not math.isfinite(value) or abs(value) >= 1000:
         return number(value)
     return f"{value:.3f}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes in three significant digits and decimal units: `972 bytes`, `8.39 MB`."""
+    if nbytes < 1000:
+        return f"{nbytes} bytes"
+    value, units = float(nbytes), iter(("kB", "MB", "GB", "TB", "PB", "EB"))
+    unit = ""
+    while value >= 999.5:
+        value, unit = value / 1000, next(units)
+    return f"{number(value)} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time in one or two units: `0.12 s`, `48 s`, `3 min 12 s`, `5 h 2 min`, `2 d 4 h`."""
+    if seconds < 9.95:
+        return f"{number(seconds)} s"
+    whole = round(seconds)
+    for length, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= length:
+            return f"{whole // length} {unit} {whole % length // part} {smaller}"
+    return f"{whole} s"

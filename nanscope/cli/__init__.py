@@ -2,7 +2,8 @@
 
 - `train.py`: train the experiment
 - `answers.py`: diagnose, compare, replay: what happened in a run
-- `options.py`: what several commands take
+- `files.py`: export
+- `options.py`: what several commands take; `output.py`: a file that a command writes
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NoReturn
 import click
 
 from nanscope import __version__
-from nanscope.cli import answers, train
+from nanscope.cli import answers, files, train
 from nanscope.cli.options import INTERRUPTED
 from nanscope.errors import NanscopeError
 
@@ -26,7 +27,7 @@ Exit codes:
     3  a file that cannot be read, or is damaged
   130  interrupted"""
 
-COMMANDS = (train.train, answers.diagnose, answers.compare, answers.replay)
+COMMANDS = (train.train, answers.diagnose, answers.compare, answers.replay, files.export)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

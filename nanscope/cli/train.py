@@ -23,16 +23,24 @@ from nanscope.experiment.cases import ACTIVATIONS, DATASETS, OPTIMIZERS, Case, b
 )  # fmt: skip
 @click.option("--lr", type=float, default=0.1, show_default=True, help="Learning rate.")
 @click.option("--epochs", type=int, default=30, show_default=True, help="Passes over the training data.")
-@click.option("--dataset", type=click.Choice(DATASETS), default="digits", show_default=True)
+@click.option(
+    "--dataset", type=click.Choice(DATASETS), default="digits", show_default=True,
+    help="What to train on; digits comes with scikit-learn, the others are downloaded.",
+)  # fmt: skip
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
     help="Folder of mnist and fashion-mnist, as torchvision lays it out; digits needs none.",
 )  # fmt: skip
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
+@click.option(
+    "--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="As torch has it.",
+)  # fmt: skip
 @click.option("--momentum", type=float, default=0.0, show_default=True, help="For sgd and rmsprop.")
 @click.option("--hidden", default="1024,1024", show_default=True, metavar="N,N,...", help="Hidden widths.")
-@click.option("--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True,
+    help="After each hidden layer.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and order of the data.")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1, mps.")
 @click.option(
     "--standardise/--no-standardise", default=True, show_default=True,

@@ -1,0 +1,175 @@
+"""A run as one wide table for other programs: a row per step, a column per series.
+
+The columns are `step`, `time`, the scalars by name and each stat of each site as `fc2.output.l2`. Rows go
+from the run file to the table a window at a time, so the memory does not grow with the run. NaN and
+infinities are kept; what was not measured is empty (csv) or null (parquet), which is not the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import IO, Any
+
+import numpy as np
+
+from nanscope.errors import NotRecordedError, UsageError
+from nanscope.run import Column, Floats, Run, is_missing
+
+Report = Callable[[int, int], None]
+"""Is told the rows that are done and all rows, after each window."""
+
+_CSV_VALUES = 1 << 18  # of one window; as text about 30 MB
+_PARQUET_VALUES = 1 << 22  # of one window, which becomes a row group
+_FORMULA = ("=", "+", "-", "@")  # a cell that begins so is run as a formula by spreadsheets
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a run is exported.
+
+    Attributes:
+        columns: positions in a row of the run.
+        names: the names of these columns in the table, unique, and none of them `step` or `time`.
+        start, stop: the rows.
+    """
+
+    columns: tuple[int, ...]
+    names: tuple[str, ...]
+    start: int
+    stop: int
+
+
+def select(
+    run: Run, patterns: Sequence[str] = (), steps: tuple[int | None, int | None] = (None, None)
+) -> Selection:
+    """Choose columns and rows.
+
+    Args:
+        run: the run.
+        patterns: shell patterns for sites (`fc2.*`), series (`*.l2`) or scalars (`loss`); none means all.
+        steps: first step and the step to stop before; None is the end of the run on that side.
+
+    Raises:
+        NotRecordedError: a pattern fits nothing.
+        UsageError: the steps are in the wrong order.
+    """
+    first, end = steps
+    if first is not None and end is not None and first >= end:
+        raise UsageError(f"no step is from {first} on and before {end}", "write --steps FIRST:END")
+    named = [(i, column) for i, column in enumerate(run.header.columns) if column.stat]
+    for pattern in patterns:
+        if not any(_fits(column, pattern) for _, column in named):
+            raise NotRecordedError(
+                f"nothing in {run.name} is called {pattern}", f"see nanscope info {run.name}"
+            )
+    chosen = [(i, c) for i, c in named if not patterns or any(_fits(c, pattern) for pattern in patterns)]
+    start = 0 if first is None else int(np.searchsorted(run.steps, first))
+    stop = len(run) if end is None else int(np.searchsorted(run.steps, end))
+    names = _unique([_name(column) for _, column in chosen])
+    return Selection(tuple(i for i, _ in chosen), names, start, stop)
+
+
+def write_csv(run: Run, selection: Selection, out: IO[bytes], report: Report) -> None:
+    """Write UTF-8 text with a line of names. A float is the shortest text that gives the same float32 back.
+
+    A name that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Raises:
+        RunFileError: the run file is damaged.
+        OSError: `out` cannot be written.
+    """
+    out.write(_header_line(selection.names))
+    for start, stop in _windows(selection, _CSV_VALUES):
+        steps, times = run.source.steps(start, stop).tolist(), run.source.times(start, stop).tolist()
+        texts = [_texts(run.source.column(index, start, stop)) for index in selection.columns]
+        cells = zip(map(str, steps), map(str, times), *texts, strict=True)
+        out.write("".join(",".join(row) + "\n" for row in cells).encode())
+        report(stop - selection.start, selection.stop - selection.start)
+
+
+def write_parquet(run: Run, selection: Selection, out: IO[bytes], report: Report) -> None:
+    """Write a Parquet file: int64, float64, then nullable float32 columns; one row group a window.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        RunFileError: the run file is damaged.
+        OSError: `out` cannot be written.
+    """
+    arrow, parquet = _pyarrow()
+    fields = [("step", arrow.int64()), ("time", arrow.float64())]
+    schema = arrow.schema(fields + [(name, arrow.float32()) for name in selection.names])
+    with parquet.ParquetWriter(out, schema) as writer:
+        for start, stop in _windows(selection, _PARQUET_VALUES):
+            arrays = [arrow.array(run.source.steps(start, stop)), arrow.array(run.source.times(start, stop))]
+            for index in selection.columns:
+                values = run.source.column(index, start, stop)
+                arrays.append(arrow.array(values, mask=is_missing(values)))
+            writer.write_batch(arrow.record_batch(arrays, schema=schema))
+            report(stop - selection.start, selection.stop - selection.start)
+
+
+WRITERS: dict[str, Callable[[Run, Selection, IO[bytes], Report], None]] = {
+    "csv": write_csv,
+    "parquet": write_parquet,
+}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        advice = "pip install 'nanscope[parquet]', or use --to csv"
+        raise UsageError("parquet needs pyarrow", advice) from None
+
+
+def _windows(selection: Selection, values: int) -> Iterator[tuple[int, int]]:
+    rows = max(64, values // (2 + len(selection.columns)))
+    for start in range(selection.start, selection.stop, rows):
+        yield start, min(start + rows, selection.stop)
+
+
+def _texts(values: Floats) -> list[str]:
+    texts = [str(value) for value in values]
+    for i in np.flatnonzero(is_missing(values)):
+        texts[i] = ""
+    return texts
+
+
+def _header_line(names: Sequence[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(["step", "time", *map(_no_formula, names)])
+    return line.getvalue().encode()
+
+
+def _no_formula(name: str) -> str:
+    return f"'{name}" if name.lstrip().startswith(_FORMULA) else name
+
+
+def _fits(column: Column, pattern: str) -> bool:
+    names = [_name(column)] if column.site is None else [_name(column), str(column.site)]
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+def _name(column: Column) -> str:
+    return column.stat if column.site is None else f"{column.site}.{column.stat}"
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names; one that is taken gets a number."""
+    uses: Counter[str] = Counter()
+    unique = ["step", "time"]
+    taken = set(unique)
+    for name in names:
+        free = name
+        while free in taken:
+            uses[name] += 1
+            free = f"{name}_{uses[name] + 1}"
+        taken.add(free)
+        unique.append(free)
+    return tuple(unique[2:])

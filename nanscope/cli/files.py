@@ -71,6 +71,12 @@ def _destination(path: Path | None) -> Iterator[IO[bytes]]:
     if path is not None:
         with new_file(path) as out:
             yield out
-    else:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        return
+    try:
+        with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+            yield out
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write to standard output ({reason})", "write a file with -o") from error

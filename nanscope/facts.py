@@ -16,6 +16,7 @@ STATES: Mapping[str, str] = {
     "interrupted": "the training was interrupted, everything up to then is here",
     "failed": "the training ended with an exception",
     "killed": "its process is gone and did not close the file, what it had written is here",
+    "continued": "goes on in another part, which is not here",
 }
 """What to say of a run that did not simply finish, by `Run.state`."""
 

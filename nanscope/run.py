@@ -90,12 +90,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A column summarised in buckets of equal length, oldest first; arrays of shape (buckets,).
+    """A column summarised in buckets, oldest first; arrays of shape (buckets,).
 
     `low`, `high` and `mean` are over the finite values and NaN where there are none; MISSING counts nowhere.
+
+    Attributes:
+        bucket: rows in a bucket; fewer in the last one, and where two parts of a run meet.
+        starts: the first row of each bucket.
     """
 
     bucket: int
+    starts: NDArray[np.int64]
     low: Floats
     high: Floats
     mean: Floats
@@ -110,13 +115,13 @@ class Source(Protocol):
         """Number of rows."""
 
     def column(self, index: int, start: int, stop: int) -> Floats:
-        """One column, shape (stop - start,)."""
+        """One column, shape (stop - start,); MISSING also where the file keeps no more than a summary."""
 
     def block(self, start: int, stop: int) -> Floats:
         """All columns, shape (stop - start, columns)."""
 
     def steps(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Step numbers: increasing; gaps where rows were lost or thinned."""
+        """Step numbers: increasing; gaps where rows were lost."""
 
     def times(self, start: int, stop: int) -> NDArray[np.float64]:
         """Seconds since the run began."""
@@ -132,7 +137,7 @@ class Run:
     Attributes:
         name: the file's path as given, or any word for a run in memory; for display.
         state: `live`, `finished`, `interrupted`, `failed` (the training raised), `killed` (its writer is
-            gone and did not close the file).
+            gone and did not close the file), `continued` (in a part that is not here).
         events: what the recorder noted beside the rows, oldest first; each a dict with `kind` and `step`.
         epochs: evaluations, oldest first.
         lost: what could not be recorded or read, in words; empty in a sound run.

@@ -13,6 +13,7 @@ UNFINISHED = {
     "live": "how it goes on: the training is still running",
     "interrupted": "how it would have gone on: the training was interrupted",
     "killed": "how it ended: the training process is gone and did not close the run file",
+    "continued": "how it goes on: the next part of the run is not here",
 }
 
 

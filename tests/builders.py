@@ -68,13 +68,14 @@ class ArraySource:
         edges = np.arange(0, self.rows, bucket)
         if not edges.size:
             empty = np.zeros(0, np.float32)
-            return Overview(bucket, empty, empty, empty, np.zeros(0, np.uint32))
+            return Overview(bucket, edges, empty, empty, empty, np.zeros(0, np.uint32))
         finite = np.isfinite(values)
         seen = np.add.reduceat(finite, edges, dtype=np.int64)
         total = np.add.reduceat(np.where(finite, values, 0), edges, dtype=np.float64)
         clean = values if finite.all() else np.where(finite, values, np.float32(np.nan))
         return Overview(
             bucket,
+            edges,
             np.fmin.reduceat(clean, edges),
             np.fmax.reduceat(clean, edges),
             np.divide(total, seen, out=np.full(edges.size, np.nan), where=seen > 0).astype(np.float32),

@@ -85,9 +85,9 @@ def carry_mask(run: Run, columns: list[tuple[Site | None, str]], known: Bools) -
 def _flagged(run: Run, index: int, mask: Bools) -> Iterator[tuple[int, int]]:
     """Row ranges that must be read; ranges that are bad throughout are written into `mask` instead."""
     overview = run.source.overview(index, BUCKET)
+    ends = np.append(overview.starts[1:], len(run))
     for bucket in np.flatnonzero(overview.nonfinite):
-        start = int(bucket) * overview.bucket
-        stop = min(start + overview.bucket, len(run))
+        start, stop = int(overview.starts[bucket]), int(ends[bucket])
         if mask.size and overview.nonfinite[bucket] == stop - start:
             mask[start:stop] = True
         elif not (mask.size and mask[start:stop].all()):

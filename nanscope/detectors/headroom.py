@@ -57,8 +57,8 @@ def _closest(run: Run, site: Site, stop: int) -> tuple[float, int, Site, float] 
     near = np.flatnonzero(np.nan_to_num(overview.high, nan=0.0) >= threshold)
     if not near.size:
         return None
-    start = int(near[0]) * overview.bucket
-    rows, values = measured(run, site, "abs_max", start, min(stop, int(near[-1] + 1) * overview.bucket))
+    start, last = int(overview.starts[near[0]]), int(overview.starts[near[-1]])
+    rows, values = measured(run, site, "abs_max", start, min(stop, last + overview.bucket))
     if not values.size or values.max() < threshold:
         return None
     at = int(values.argmax())

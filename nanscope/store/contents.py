@@ -16,7 +16,8 @@ import numpy as np
 from nanscope import __version__
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header
-from nanscope.store.schema import FORMAT, MAJOR, Layout, arrays, row_words
+from nanscope.store.layout import Layout, row_words
+from nanscope.store.schema import FORMAT, MAJOR, arrays
 from nanscope.store.text import clean, clean_json
 from nanscope.values import Kind, Site
 
@@ -27,12 +28,18 @@ _DAMAGE = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError,
 
 @dataclass(frozen=True)
 class Contents:
-    """Header, sizes and the offset of every dataset by name; `host` is the machine that recorded."""
+    """Header, sizes and the offset of every dataset by name; `host` is the machine that recorded.
+
+    `part` counts from 1; a compacted file holds `parts` of them.
+    """
 
     header: Header
     layout: Layout
     offsets: dict[str, int]
     host: str
+    run_id: str
+    part: int = 1
+    parts: int = 1
 
 
 def open_contents(path: Path, name: str) -> tuple[Contents, int]:
@@ -81,7 +88,8 @@ def _read_contents(descriptor: int, name: str) -> Contents:
             layout = _layout(file)
             offsets = {spec.name: _offset(file[spec.name], spec.shape, spec.dtype) for spec in arrays(layout)}
             header = _header(file)
-            host = str(file.attrs["host"])
+            host, run_id = str(file.attrs["host"]), str(file.attrs["run_id"])
+            part, parts = int(file.attrs["part"]), int(file.attrs.get("parts", 1))
     except _DAMAGE as error:
         _refuse_damaged(name, error)
     if len(header.columns) != layout.columns:
@@ -89,7 +97,7 @@ def _read_contents(descriptor: int, name: str) -> Contents:
     size = os.fstat(descriptor).st_size
     if any(offsets[spec.name] + spec.nbytes > size for spec in arrays(layout)):
         _refuse_damaged(name, None)
-    return Contents(header, layout, offsets, host)
+    return Contents(header, layout, offsets, host, run_id, part, parts)
 
 
 def _refuse_damaged(name: str, error: Exception | None) -> NoReturn:
@@ -112,11 +120,13 @@ def _check_format(file: Any, name: str) -> None:
 
 def _layout(file: Any) -> Layout:
     """The sizes, from the shapes; `_offset` then holds every dataset against them."""
-    blocks, columns, block = file["series/blocks"].shape
+    slots, columns, block = file["series/blocks"].shape
+    blocks = file["live/index"].shape[0]
     ring, words = file["live/ring"].shape
-    if min(blocks, columns, block, ring) < 1 or ring % block or words != row_words(columns):
+    if min(slots, blocks, columns, block, ring) < 1 or ring % block or words != row_words(columns):
         raise ValueError("shapes that do not fit together")
-    return Layout(columns, block, ring, blocks)
+    finest = next((rows for rows in (64, 512) if f"pyramid/x{rows}" in file), block)
+    return Layout(columns, block, ring, blocks, slots, finest)
 
 
 def _offset(dataset: Any, shape: tuple[int, ...], dtype: str) -> int:
@@ -129,15 +139,16 @@ def _offset(dataset: Any, shape: tuple[int, ...], dtype: str) -> int:
 
 def _header(file: Any) -> Header:
     config, environment, model = (
-        clean_json(json.loads(file[name].asstr()[()])) for name in ("config", "environment", "model")
+        clean_json(json.loads(file[name].asstr()[()])) for name in ("config", "env", "model")
     )
     created = float(file.attrs["created"])
-    return Header(_columns(file["series"]), config, environment, tuple(model), created)
+    return Header(_columns(file), config, environment, tuple(model), created)
 
 
-def _columns(series: Any) -> tuple[Column, ...]:
+def _columns(file: Any) -> tuple[Column, ...]:
+    series, columns = file["series"], file["columns"]
     sites, stats, scalars = _sites(series), _strings(series["stat"]), _strings(series["scalar"])
-    pairs = zip(series["column_site"][:].tolist(), series["column_stat"][:].tolist(), strict=True)
+    pairs = zip(columns["site"][:].tolist(), columns["stat"][:].tolist(), strict=True)
     return tuple(
         Column(None, scalars[stat]) if site == -1 else Column(sites[site], stats[stat])
         for site, stat in pairs
@@ -146,7 +157,7 @@ def _columns(series: Any) -> tuple[Column, ...]:
 
 def _sites(series: Any) -> list[Site]:
     fields = zip(
-        _strings(series["site"]),
+        _strings(series["site_module"]),
         _strings(series["site_kind"]),
         _strings(series["site_module_type"]),
         series["site_order"][:].tolist(),

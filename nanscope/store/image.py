@@ -7,6 +7,7 @@ an object that only remembers the pieces, and `publish.py` puts them into the fi
 from __future__ import annotations
 
 import io
+import itertools
 import platform
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from h5py import h5d, h5p, h5s, h5t
 from nanscope import __version__
 from nanscope.run import STATS, Header
 from nanscope.store.journal import to_json
-from nanscope.store.schema import FORMAT, MAJOR, MINOR, Array, Layout, arrays
+from nanscope.store.layout import Layout
+from nanscope.store.schema import FORMAT, MAJOR, MINOR, Array, arrays
 from nanscope.values import Site
 
 _VERSION = ("v108", "v108")  # checksummed metadata, but no "open for writing" mark that a SIGKILL would leave
@@ -78,7 +80,15 @@ class Image:
     size: int = 0
 
 
-def build_image(header: Header, layout: Layout) -> Image:
+@dataclass(frozen=True)
+class Identity:
+    """Which run a file belongs to, and which part of it it is, from 1."""
+
+    run_id: str
+    part: int = 1
+
+
+def build_image(header: Header, layout: Layout, identity: Identity) -> Image:
     """The file's metadata, names and texts, with room for everything that is to come."""
     pieces = _Pieces()
     with h5py.File(pieces, "w", libver=_VERSION) as file:
@@ -88,10 +98,11 @@ def build_image(header: Header, layout: Layout) -> Image:
             nanscope_version=__version__,
             host=platform.node(),
             created=header.created,
+            run_id=identity.run_id,
+            part=identity.part,
+            layout="live",
         )
-        for name in ("config", "environment", "model"):
-            file[name] = to_json(getattr(header, name))
-        _write_columns(file.create_group("series"), header)
+        write_header(file, header)
         specs = arrays(layout)
         offsets = {spec.name: _allocate(file, spec) for spec in specs}
     size = max(offsets[spec.name] + spec.nbytes for spec in specs)
@@ -99,32 +110,46 @@ def build_image(header: Header, layout: Layout) -> Image:
     return Image(tuple(pieces.written), offsets, max(size, end))
 
 
-def _write_columns(series: Any, header: Header) -> None:
+def write_header(file: Any, header: Header) -> None:
+    """The texts and names of a run, alike in live and compacted files."""
+    texts = {"config": header.config, "env": header.environment, "model": header.model}
+    for name, value in texts.items():
+        file[name] = to_json(value)
     sites = list(dict.fromkeys(c.site for c in header.columns if c.site is not None))
     stats = list(dict.fromkeys(c.stat for c in header.columns if c.site is not None))
-    scalars = [c.stat for c in header.columns if c.site is None]
+    series = file.require_group("series")
     _write_sites(series, sites)
     series["stat"] = _strings(stats)
     series["stat_definition"] = _strings([STATS.get(stat, "") for stat in stats])
-    series["scalar"] = _strings(scalars)
+    series["scalar"] = _strings([c.stat for c in header.columns if c.site is None])
+    _write_columns(file.require_group("columns"), header, sites, stats)
+
+
+def _write_columns(group: Any, header: Header, sites: list[Site], stats: list[str]) -> None:
     site_of = {site: i for i, site in enumerate(sites)}
     stat_of = {stat: i for i, stat in enumerate(stats)}
-    nth_scalar = iter(range(len(scalars)))
+    scalar = itertools.count()
     pairs = [
-        (site_of[c.site], stat_of[c.stat]) if c.site is not None else (-1, next(nth_scalar))
+        (site_of[c.site], stat_of[c.stat]) if c.site is not None else (-1, next(scalar))
         for c in header.columns
     ]
-    series["column_site"] = np.array([site for site, _ in pairs], "<i4")
-    series["column_stat"] = np.array([stat for _, stat in pairs], "<i4")
+    _numbers(group, "site", [site for site, _ in pairs], "<i4", "site of a column, -1: a scalar")
+    _numbers(group, "stat", [stat for _, stat in pairs], "<i4", "stat or scalar of a column")
 
 
 def _write_sites(series: Any, sites: list[Site]) -> None:
-    series["site"] = _strings([site.name for site in sites])
+    series["site"] = _strings([str(site) for site in sites])
+    series["site_module"] = _strings([site.name for site in sites])
     series["site_kind"] = _strings([site.kind.value for site in sites])
     series["site_module_type"] = _strings([site.module_type for site in sites])
     series["site_dtype"] = _strings([site.dtype for site in sites])
-    series["site_order"] = np.array([site.order for site in sites], "<i4")
-    series["site_numel"] = np.array([site.numel for site in sites], "<i8")
+    _numbers(series, "site_order", [site.order for site in sites], "<i4", "order of execution, -1: none")
+    _numbers(series, "site_numel", [site.numel for site in sites], "<i8", "elements, 0: they vary")
+
+
+def _numbers(group: Any, name: str, values: list[int], dtype: str, meaning: str) -> None:
+    group[name] = np.array(values, dtype)
+    group[name].attrs.update(units="1", long_name=meaning)
 
 
 def _strings(texts: list[str]) -> Any:

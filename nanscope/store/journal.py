@@ -31,10 +31,10 @@ def frame(event: Mapping[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def parse(data: bytes) -> tuple[list[dict[str, Any]], int]:
+def parse(data: bytes) -> tuple[list[Mapping[str, Any]], int]:
     """The events in the written part of the region, oldest first, and the number of unreadable lines."""
     lines = [line for line in data.replace(b"\0", b"").split(b"\n") if line]
-    events = [event for event in map(_parse_line, lines) if event is not None]
+    events: list[Mapping[str, Any]] = [e for e in map(_parse_line, lines) if e is not None]
     return events, len(lines) - len(events)
 
 

@@ -1,9 +1,9 @@
 """The run file while it is being written: a ring of rows in the hot path, a thread for everything else.
 
 A row is put into the ring in memory and, in row mode, into the ring in the file. The thread writes what the
-hot path did not (batch mode, or after an error), turns every finished block of rows into its series-major
-form with its pyramid, and keeps the head and the disk up to date. Rows leave the ring only after their block
-was written or given up, so the ring always holds the newest rows, also on a full disk.
+hot path did not (batch mode, or after an error), hands every finished block of rows on to be written (see
+`blocks.py`), and keeps the head and the disk up to date. Rows leave the ring only after their block was
+written or given up, so the ring always holds the newest rows, also on a full disk.
 
 Nothing here raises into the training: after an OSError it warns once and tries again each second.
 """
@@ -12,28 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import threading
 import time as clock
 import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from nanscope.run import Floats
-from nanscope.store.publish import write_all
-from nanscope.store.pyramid import pyramid
-from nanscope.store.schema import (
-    EVENT_BYTES,
-    HEAD_SLOT,
-    ROW_HEAD,
-    ROW_HEAD_WORDS,
-    STATES,
-    Head,
-    Layout,
-    pack_head,
-)
+from nanscope.store.blocks import Blocks
+from nanscope.store.head import HEAD_SLOT, STATES, Head, pack_head
+from nanscope.store.layout import ROW_HEAD, ROW_HEAD_WORDS, Layout
+from nanscope.store.regions import Regions
+from nanscope.store.schema import EVENT_BYTES
+
+Mode = Literal["row", "batch"]
 
 ROW_TICK, BATCH_TICK = 0.25, 0.05  # seconds between two looks of the thread at what there is to do
 SYNC_SECONDS = 1.0
@@ -41,22 +38,29 @@ RETRY_SECONDS = 1.0
 PATIENCE_SECONDS = 1.0  # that the training waits for room in the ring, and not again within RETRY_SECONDS
 JOIN_SECONDS = 10.0  # that close() waits for a disk that hangs
 
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+ROW_SHARE = 0.01  # of a step's time that writing its row at once may take
+ARMED_ROWS = 1000  # rows that are written at once after one that mattered
 
 
 class LiveFile:
-    """Writes rows and events into one published run file. `rows` counts the rows taken so far."""
+    """Writes rows and events into one published run file.
 
-    def __init__(self, path: Path, descriptor: int, layout: Layout, offsets: dict[str, int]) -> None:
+    Attributes:
+        rows: rows taken so far.
+    """
+
+    def __init__(self, path: Path, regions: Regions, layout: Layout, mode: Mode | None = None) -> None:
         self.path = path
         self.layout = layout
         self.rows = 0
-        self._descriptor = descriptor
-        self._offsets = offsets
+        self._regions = regions
+        self._blocks = Blocks(regions, layout)
         self._ring = np.zeros((layout.ring, layout.row_bytes // 4), "<u4")
         self._values: Floats = self._ring[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + layout.columns].view("<f4")
         self._bytes = self._ring.data.cast("B")
-        self._row_mode = layout.row_mode
+        self._mode = mode
+        self._row_mode = mode != "batch"
+        self._armed_until = 0  # row mode whatever it costs, up to this row
         self._room = layout.ring  # rows that may wait in the ring; 0 once closed
         self._written = 0  # rows that are in the file's ring
         self._freed = 0  # rows whose place in the ring may be taken
@@ -70,8 +74,15 @@ class LiveFile:
         self._lock = threading.Lock()  # for the newest row (amended or written) and the events
         self._wake, self._stop = threading.Event(), threading.Event()
         self._attempt(self._put_head)
+        self._row_seconds = self._time_of_a_row()
+        self._looked = (clock.monotonic(), 0)
         self._thread = threading.Thread(target=self._work, name="nanscope-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for the block that the next row belongs to."""
+        return self.rows >= self.layout.rows
 
     # The training's thread
 
@@ -84,7 +95,6 @@ class LiveFile:
         self._values[start] = values
         start *= self.layout.row_bytes
         ROW_HEAD.pack_into(self._bytes, start, row, step, time)
-        self._seal(start)
         if self._row_mode and self._written == row:
             self._write_row(row, start)
         self.rows = row + 1
@@ -99,10 +109,19 @@ class LiveFile:
         slot = row % self.layout.ring
         with self._lock:
             self._values[slot] = values
-            self._seal(slot * self.layout.row_bytes)
             self._written = min(self._written, row)
             if self._row_mode and self._written == row:
                 self._write_row(row, slot * self.layout.row_bytes)
+
+    def keep(self) -> None:
+        """The rows around the newest one matter: they stay whole, the next ones are written at once."""
+        self._blocks.keep(self.rows // self.layout.block)
+        self._armed_until = self.rows + ARMED_ROWS
+        self._row_mode = True
+
+    def lose_row(self) -> None:
+        """Count a row that cannot be stored."""
+        self._lost_rows += 1
 
     def note(self, line: bytes) -> bool:
         """Write one event at once; False when it is lost."""
@@ -132,14 +151,14 @@ class LiveFile:
         self._round()
         self._attempt(self._sync)
         self._attempt(lambda: self._put_head(code))
-        self._attempt(lambda: _sync_data(self._descriptor))
-        os.close(self._descriptor)
+        self._attempt(self._regions.sync)
+        self._regions.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's file without a trace."""
         self._room = 0
         self._lock = threading.Lock()  # the parent may have held it when it forked
-        os.close(self._descriptor)
+        self._regions.close()
 
     def _wait_for_room(self) -> bool:
         now = clock.monotonic()
@@ -150,7 +169,7 @@ class LiveFile:
             if self.rows - self._freed < self._room:
                 return True
         if self._room:
-            self._lost_rows += 1
+            self.lose_row()
             if now >= self._stalled_until:
                 self._stalled_until = clock.monotonic() + RETRY_SECONDS
                 self._warn("the disk is too slow")
@@ -162,9 +181,9 @@ class LiveFile:
         self._bytes[end : end + 4] = crc.to_bytes(4, "little")
 
     def _write_row(self, row: int, start: int) -> None:
-        size = self.layout.row_bytes
+        self._seal(start)
         try:
-            write_all(self._descriptor, self._bytes[start : start + size], self._offsets["live/ring"] + start)
+            self._regions.write("live/ring", self._bytes[start : start + self.layout.row_bytes], start)
         except OSError as error:
             self._failed(error)  # the thread tries again
         else:
@@ -173,14 +192,32 @@ class LiveFile:
     # The writer's thread; close() goes on in its place
 
     def _work(self) -> None:
-        tick = ROW_TICK if self._row_mode else BATCH_TICK
         while not self._stop.is_set():
-            self._wake.wait(tick)
+            self._wake.wait(ROW_TICK if self._row_mode else BATCH_TICK)
             self._wake.clear()
             try:
+                self._choose_mode()
                 self._round()
             except MemoryError as error:  # the training is short of memory: the next round may have it
                 self._warn(f"out of memory {error}")
+
+    def _time_of_a_row(self) -> float:
+        """Seconds that it takes to write one row at once."""
+        times = []
+        for _ in range(9):
+            start = clock.perf_counter()
+            self._attempt(lambda: self._regions.write("live/ring", self._bytes[: self.layout.row_bytes]))
+            times.append(clock.perf_counter() - start)
+        return statistics.median(times)
+
+    def _choose_mode(self) -> None:
+        """Row mode where writing a row costs little of a step, and while something may be wrong."""
+        now, rows = clock.monotonic(), self.rows
+        since, before = self._looked
+        if self._mode is None and rows > before and now - since >= BATCH_TICK:
+            self._looked = now, rows
+            cheap = self._row_seconds <= ROW_SHARE * (now - since) / (rows - before)
+            self._row_mode = cheap or rows < self._armed_until
 
     def _round(self) -> None:
         self._write_rows()
@@ -190,8 +227,9 @@ class LiveFile:
             self._attempt(self._sync)
 
     def _write_rows(self) -> None:
-        if self._written < self.rows:
-            self._attempt(self._put_rows)
+        for _ in range(4):  # in row mode the training writes on by itself as soon as nothing is behind
+            if self._written >= self.rows or not self._attempt(self._put_rows):
+                return
 
     def _put_rows(self) -> None:
         """Bring the file's ring up to date."""
@@ -207,8 +245,9 @@ class LiveFile:
         while start < stop:
             slot = start % ring
             count = min(stop - start, ring - slot)
-            data = self._bytes[slot * size : (slot + count) * size]
-            write_all(self._descriptor, data, self._offsets["live/ring"] + slot * size)
+            for row in range(slot, slot + count):
+                self._seal(row * size)
+            self._regions.write("live/ring", self._bytes[slot * size : (slot + count) * size], slot * size)
             start += count
 
     def _write_blocks(self) -> None:
@@ -223,8 +262,7 @@ class LiveFile:
 
     def _write_block(self, number: int) -> bool:
         if number >= self.layout.blocks:
-            self._warn(f"it is full after {self._freed} steps and keeps the last {self.layout.ring}")
-            return False
+            return False  # full, and no further part could be made: the ring keeps the newest rows
         if clock.monotonic() < self._retry_at:
             return False
         written = self._attempt(lambda: self._put_block(number))
@@ -235,25 +273,10 @@ class LiveFile:
     def _put_block(self, number: int) -> None:
         slot = number * self.layout.block % self.layout.ring
         rows = slice(slot, slot + self.layout.block)
-        heads = np.ascontiguousarray(self._ring[rows, 2:ROW_HEAD_WORDS])
-        values = self._values[rows]
-        with np.errstate(all="ignore"):  # NaN and infinities are what this file is for
-            summaries = pyramid(values, self.layout.levels)
-        parts = {
-            "series/blocks": np.ascontiguousarray(values.T),
-            "series/step": np.ascontiguousarray(heads[:, :2]),
-            "series/time": np.ascontiguousarray(heads[:, 2:]),
-            **summaries,
-        }
-        crc = 0
-        for name, data in parts.items():
-            write_all(self._descriptor, data, self._offsets[name] + number * data.nbytes)
-            crc = zlib.crc32(data.data, crc)
-        entry = np.array([self.layout.block, crc], "<u4")  # written last: it declares the block complete
-        write_all(self._descriptor, entry, self._offsets["live/index"] + number * entry.nbytes)
+        self._blocks.write(number, self._ring[rows], self._values[rows])
 
     def _put_event(self, line: bytes) -> None:
-        write_all(self._descriptor, line, self._offsets["live/events"] + self._event_bytes)
+        self._regions.write("live/events", line, self._event_bytes)
         self._event_bytes += len(line)
 
     def _put_head(self, state: int = 0) -> None:
@@ -269,13 +292,12 @@ class LiveFile:
             pid=os.getpid(),
             state=state,
         )
-        offset = self._offsets["live/head"] + self._sequence % 2 * HEAD_SLOT
-        write_all(self._descriptor, pack_head(head), offset)
+        self._regions.write("live/head", pack_head(head), self._sequence % 2 * HEAD_SLOT)
 
     def _sync(self) -> None:
         rows, blocks = self.rows, self._freed // self.layout.block
         if rows != self._synced_rows:
-            _sync_data(self._descriptor)
+            self._regions.sync()
             self._durable_blocks, self._synced_rows = blocks, rows
         self._put_head()
 

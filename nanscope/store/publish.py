@@ -8,10 +8,10 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.store.image import Image
+from nanscope.store.regions import write_all
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _HINTS = {
@@ -55,21 +55,6 @@ def publish(path: Path, image: Image, reserved: Iterable[tuple[int, int]]) -> in
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def write_all(descriptor: int, data: Any, offset: int) -> None:
-    """`pwrite` until everything is written; a disk that fills up writes less than asked, without an error.
-
-    Raises:
-        OSError: the rest cannot be written.
-    """
-    view = memoryview(data).cast("B")
-    done = 0
-    while done < len(view):
-        count = os.pwrite(descriptor, view[done:], offset + done)
-        if count == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done += count
 
 
 def _publish(path: Path, temporary: Path, image: Image, reserved: Iterable[tuple[int, int]]) -> int:

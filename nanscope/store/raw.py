@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
-from nanscope.store.schema import Layout
+from nanscope.store.layout import Layout
 
 
 class RawFile:
@@ -45,6 +45,10 @@ class RawFile:
         for i, start in enumerate(starts):
             self._read_into(view[i * size : (i + 1) * size], base + start)
         return out
+
+    def read_into(self, dataset: str, out: NDArray[Any], start: int = 0) -> None:
+        """Fill a contiguous array with the bytes of a dataset, the first one `start` bytes into it."""
+        self._read_into(out.reshape(-1).view(np.uint8).data, self._offsets[dataset] + start)
 
     def _read_into(self, view: memoryview, offset: int) -> None:
         done = 0

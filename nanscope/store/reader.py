@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanscope.run import Column, Run
+from nanscope.errors import RunFileError
+from nanscope.run import Column, Header, Run, Source
 from nanscope.store.contents import Contents, open_contents
+from nanscope.store.joined import join
 from nanscope.store.journal import parse
+from nanscope.store.parts import first_name, part_names
 from nanscope.store.raw import RawFile
 from nanscope.store.recover import recover, state_of
 from nanscope.store.schema import EVENT_BYTES
@@ -18,13 +21,37 @@ from nanscope.store.text import clean
 from nanscope.values import Epoch
 
 _EVENT_CHUNK = 1 << 16
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a run.
+
+    Attributes:
+        path: of the file.
+        contents: what is fixed in it; `raw` reads the rest.
+        header: with the names that spare scalars got.
+        source: its rows.
+        events: all of them, oldest first, epochs included.
+        state, lost: as in `Run`.
+    """
+
+    path: Path
+    contents: Contents
+    raw: RawFile
+    header: Header
+    source: Source
+    events: tuple[Event, ...]
+    state: str
+    lost: tuple[str, ...]
 
 
 def open_run(path: str | Path) -> Run:
     """Open a run file as it is at this moment; open it again to see what a live run added.
 
     Args:
-        path: the run file.
+        path: the run file. A run in several parts is opened by the name of any of them.
 
     Returns:
         The run. It reads series from the file when they are asked for.
@@ -32,33 +59,100 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunFileError: there is no such file, or it is not a run file that this version reads.
     """
-    name = clean(str(path))
-    contents, descriptor = open_contents(Path(path), name)
-    return _run(name, contents, RawFile(name, descriptor, contents.layout, contents.offsets))
-
-
-def _run(name: str, contents: Contents, raw: RawFile) -> Run:
-    recovered = recover(raw)
-    events, unreadable = _events(raw)
+    parts, lost = open_parts(Path(path))
+    columns, source = join([(part.header.columns, part.source) for part in parts])
+    events = [event for part in parts for event in part.events]
     epochs = [epoch for epoch in map(_epoch, _of_kind(events, "epoch")) if epoch is not None]
-    columns = _named(contents.header.columns, _of_kind(events, "scalar"))
-    torn = (f"{unreadable:,} events are unreadable",) if unreadable else ()
     return Run(
-        name=name,
-        header=replace(contents.header, columns=columns),
-        source=FileSource(raw, recovered),
-        state=state_of(recovered.head, contents.host),
+        name=clean(str(path)),
+        header=replace(parts[0].header, columns=columns, model=parts[-1].header.model),
+        source=source,
+        state=parts[-1].state,
         events=tuple(event for event in events if event["kind"] not in ("epoch", "scalar")),
         epochs=tuple(epochs),
+        lost=(*(loss for part in parts for loss in part.lost), *lost),
+    )
+
+
+def open_parts(path: Path) -> tuple[list[Part], tuple[str, ...]]:
+    """The files of a run, first to last, given any of them; and sentences on those that are missing.
+
+    Raises:
+        RunFileError: the file cannot be read.
+    """
+    parts = [_open_part(path)]
+    lost: list[str] = []
+    if parts[0].contents.part > 1:
+        earlier = _first_part(path, parts[0].contents)
+        parts = [earlier] if earlier else parts
+    if parts[0].contents.part > 1:
+        lost.append(f"this is part {parts[0].contents.part} of a run, the first part is not here")
+    for part in _following(parts[0], lost):
+        parts.append(part)
+    if parts[-1].state == "continued":
+        lost.append(f"the run goes on in part {_number_after(parts[-1])}, which is not here")
+    return parts, tuple(lost)
+
+
+def _first_part(path: Path, contents: Contents) -> Part | None:
+    """The first part of the run that a later one belongs to, if it is there."""
+    try:
+        first = _open_part(first_name(path))
+    except RunFileError:
+        return None
+    return first if first.contents.run_id == contents.run_id and first.contents.part == 1 else None
+
+
+def _following(part: Part, lost: list[str]) -> Iterator[Part]:
+    start, found = part.path, part
+    while (number := _number_after(found)) and (following := _open_next(start, found, number, lost)):
+        yield following
+        found = following
+
+
+def _open_next(path: Path, before: Part, number: int, lost: list[str]) -> Part | None:
+    for name in part_names(first_name(path), number, before.contents.run_id):
+        if not name.exists():
+            continue
+        try:
+            part = _open_part(name)
+        except RunFileError as error:
+            lost.append(f"part {number} of the run cannot be read: {error.message}")
+            continue
+        if (part.contents.run_id, part.contents.part) == (before.contents.run_id, number):
+            return part
+    return None
+
+
+def _number_after(part: Part) -> int:
+    """A compacted file may hold several parts."""
+    return part.contents.part + part.contents.parts
+
+
+def _open_part(path: Path) -> Part:
+    name = clean(str(path))
+    contents, descriptor = open_contents(path, name)
+    raw = RawFile(name, descriptor, contents.layout, contents.offsets)
+    recovered = recover(raw)
+    events, unreadable = _events(raw)
+    torn = (f"{unreadable:,} events are unreadable",) if unreadable else ()
+    return Part(
+        path=path,
+        contents=contents,
+        raw=raw,
+        header=replace(contents.header, columns=_named(contents.header.columns, _of_kind(events, "scalar"))),
+        source=FileSource(raw, recovered),
+        events=tuple(events),
+        state=state_of(recovered.head, contents.host),
         lost=(*recovered.lost, *torn),
     )
 
 
-def _of_kind(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+def _of_kind(events: list[Event], kind: str) -> list[Event]:
     return [event for event in events if event["kind"] == kind]
 
 
-def _events(raw: RawFile) -> tuple[list[dict[str, Any]], int]:
+def _events(raw: RawFile) -> tuple[list[Event], int]:
     chunks = []
     for start in range(0, EVENT_BYTES, _EVENT_CHUNK):
         chunk = raw.read("live/events", "u1", _EVENT_CHUNK, start)
@@ -68,7 +162,7 @@ def _events(raw: RawFile) -> tuple[list[dict[str, Any]], int]:
     return parse(b"".join(chunks))
 
 
-def _epoch(event: Mapping[str, Any]) -> Epoch | None:
+def _epoch(event: Event) -> Epoch | None:
     fields = {key: value for key, value in event.items() if key != "kind"}
     try:
         return Epoch(**{**fields, "confusion": tuple(tuple(row) for row in fields["confusion"])})
@@ -76,7 +170,7 @@ def _epoch(event: Mapping[str, Any]) -> Epoch | None:
         return None
 
 
-def _named(columns: tuple[Column, ...], events: list[dict[str, Any]]) -> tuple[Column, ...]:
+def _named(columns: tuple[Column, ...], events: list[Event]) -> tuple[Column, ...]:
     """The columns, with the spare ones named as the writer named them while it ran."""
     named = list(columns)
     for event in events:

@@ -2,7 +2,7 @@
 
 Rows come from two places: blocks, which the index declares complete, and the ring, where each row has its own
 checksum. A killed process leaves both as it wrote them. A power cut may lose any page that was not synced, so
-a block that was not known to be on the disk counts only when its checksum is right.
+what was not known to be on the disk counts only when its checksum is right.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import os
 import platform
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import Floats
+from nanscope.store.head import HEAD_SLOT, STATES, Head, newest_head
+from nanscope.store.layout import ROW_HEAD_WORDS, row_words
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.raw import RawFile
-from nanscope.store.schema import HEAD_SLOT, ROW_HEAD_WORDS, STATES, Head, newest_head, row_words
+from nanscope.store.schema import INDEX_WORDS
 
+THINNED, UNREADABLE = -1, -2
 STALE_SECONDS = 10.0  # without a heartbeat, ten times as long as the writer takes for one
 
 
@@ -31,12 +35,14 @@ class Recovered:
     Attributes:
         head: the writer's last word.
         blocks: numbers of the trusted blocks, rising.
+        slots: where the values of each of them are in /series/blocks; THINNED or UNREADABLE where nowhere.
         values, steps, times: the rows in the ring that no block holds, oldest first.
         lost: sentences on what is missing.
     """
 
     head: Head
     blocks: NDArray[np.int64]
+    slots: NDArray[np.int64]
     values: Floats
     steps: NDArray[np.int64]
     times: NDArray[np.float64]
@@ -53,19 +59,20 @@ def recover(raw: RawFile) -> Recovered:
     head = found or Head()
     words = row_words(raw.layout.columns)
     ring = raw.read("live/ring", "<u4", raw.layout.ring * words).reshape(raw.layout.ring, words)
-    blocks = _trusted_blocks(raw, head)
+    blocks, slots = _trusted_blocks(raw, head)
     first = (int(blocks[-1]) + 1) * raw.layout.block if len(blocks) else 0
-    numbers, slots = _ring_rows(ring, first, head.rows)
-    rows = ring[slots]
+    numbers, places = _ring_rows(ring, first, head.rows)
+    rows = ring[places]
     last = int(numbers[-1]) + 1 if len(numbers) else first
     missing = last - len(blocks) * raw.layout.block - len(numbers)
     return Recovered(
         head=head,
         blocks=blocks,
+        slots=slots,
         values=rows[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + raw.layout.columns].view("<f4"),
         steps=np.ascontiguousarray(rows[:, 2:4]).view("<i8")[:, 0],
         times=np.ascontiguousarray(rows[:, 4:6]).view("<f8")[:, 0],
-        lost=tuple(_losses(found, last, missing)),
+        lost=(*_losses(found, last, missing), *_losses_of_values(raw, blocks, slots)),
     )
 
 
@@ -88,24 +95,50 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _trusted_blocks(raw: RawFile, head: Head) -> NDArray[np.int64]:
+def _trusted_blocks(raw: RawFile, head: Head) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers and slots of the trusted blocks."""
     layout = raw.layout
-    index = raw.read("live/index", "<u4", 2 * layout.blocks).reshape(layout.blocks, 2)
-    complete = np.flatnonzero(index[:, 0] == layout.block)
-    sound = [b < head.durable_blocks or _block_crc(raw, int(b)) == index[b, 1] for b in complete]
-    return np.asarray(complete[np.array(sound, bool)], np.int64)
+    index = raw.read("live/index", "<u4", INDEX_WORDS * layout.blocks).reshape(-1, INDEX_WORDS)
+    complete = np.flatnonzero((index[:, 0] == layout.block) & (index[:, 2] <= layout.slots))
+    sound = [b < head.durable_blocks or summary_crc(raw, int(b)) == index[b, 1] for b in complete]
+    blocks = np.asarray(complete[np.array(sound, bool)], np.int64)
+    slots = index[blocks, 2].astype(np.int64) - 1
+    for i in np.flatnonzero((blocks >= head.durable_blocks) & (slots >= 0)):
+        if values_crc(raw, int(slots[i])) != index[blocks[i], 3]:
+            slots[i] = UNREADABLE
+    return blocks, slots
 
 
-def _block_crc(raw: RawFile, number: int) -> int:
+def summary_crc(raw: RawFile, number: int) -> int:
+    """Checksum of a block's steps, times and summaries, in the order in which the writer summed them."""
     layout = raw.layout
-    sizes = {"series/blocks": layout.columns * layout.block * 4, "series/step": layout.block * 8}
-    sizes["series/time"] = sizes["series/step"]
+    sizes = {"series/step": layout.block * 8, "series/time": layout.block * 8}
     for name, rows in layout.levels.items():
         sizes[name] = layout.columns * len(QUANTITIES) * (layout.block // rows) * 4
     crc = 0
-    for name, size in sizes.items():  # the order in which the writer summed them
+    for name, size in sizes.items():
         crc = zlib.crc32(raw.read(name, "u1", size, number * size).data, crc)
     return crc
+
+
+def values_crc(raw: RawFile, slot: int) -> int:
+    """Checksum of the values of a block."""
+    size = raw.layout.value_bytes
+    return zlib.crc32(raw.read("series/blocks", "u1", size, slot * size).data)
+
+
+def _losses_of_values(raw: RawFile, blocks: NDArray[np.int64], slots: NDArray[np.int64]) -> Iterator[str]:
+    block = raw.layout.block
+    unreadable, thinned = block * np.count_nonzero(slots == UNREADABLE), blocks[slots == THINNED]
+    if unreadable:
+        yield f"the values of {unreadable:,} steps are unreadable, their summaries are there"
+    if len(thinned):
+        first = raw.read("series/step", "<i8", 1, 8 * block * int(thinned[0]))[0]
+        last = raw.read("series/step", "<i8", 1, 8 * (block * (int(thinned[-1]) + 1) - 1))[0]
+        yield (
+            f"{len(thinned) * block:,} of the steps {first:,} to {last:,} are kept as summaries of "
+            f"{raw.layout.finest} steps only: the file reached its size budget"
+        )
 
 
 def _ring_rows(

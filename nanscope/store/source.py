@@ -7,22 +7,28 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nanscope.run import Floats, Overview
+from nanscope.run import MISSING, Floats, Overview
 from nanscope.store.pyramid import HIGH, INF, LOW, MEAN, NAN, QUANTITIES, coarsen, summarise
 from nanscope.store.raw import RawFile
 from nanscope.store.recover import Recovered
+from nanscope.store.schema import INDEX_WORDS
 
 T = TypeVar("T", bound=np.generic)
 
 
 class FileSource:
-    """A consistent table: later rows of a live run are not in it."""
+    """A consistent table: later rows of a live run are not in it.
+
+    Values that the file does not keep, or no longer, read as MISSING.
+    """
 
     def __init__(self, raw: RawFile, recovered: Recovered) -> None:
         self._raw = raw
         self._layout = raw.layout
         self._recovered = recovered
         self._blocks: list[int] = recovered.blocks.tolist()
+        self._slots: dict[int, int] = dict(zip(self._blocks, recovered.slots.tolist(), strict=True))
+        self._thins = raw.layout.slots < raw.layout.blocks
         self._edge = len(self._blocks) * raw.layout.block  # the first row that no block holds
 
     @property
@@ -32,21 +38,21 @@ class FileSource:
 
     def column(self, index: int, start: int, stop: int) -> Floats:
         """One column, shape (stop - start,)."""
-        block, columns = self._layout.block, self._layout.columns
         numbers, skip = self._blocks_of(start, stop)
-        starts = [4 * block * (number * columns + index) for number in numbers]
-        stored = self._raw.stripes("series/blocks", "<f4", starts, block).reshape(-1)
-        return self._joined(stored[skip:], self._recovered.values[:, index], start, stop)
+        stored = np.full((len(numbers), self._layout.block), MISSING, np.float32)
+        for out, number in zip(stored, numbers, strict=True):
+            self._read_values(number, index, out)
+        return self._joined(stored.reshape(-1)[skip:], self._recovered.values[:, index], start, stop)
 
     def block(self, start: int, stop: int) -> Floats:
         """All columns, shape (stop - start, columns)."""
         block, columns = self._layout.block, self._layout.columns
-        out = np.empty((stop - start, columns), np.float32)
+        out = np.full((stop - start, columns), MISSING, np.float32)
         numbers, skip = self._blocks_of(start, stop)
         first = start - skip
         for number in numbers:
-            size = columns * block
-            stored = self._raw.read("series/blocks", "<f4", size, 4 * size * number).reshape(columns, block)
+            stored = np.full((columns, block), MISSING, np.float32)
+            self._read_values(number, 0, stored)
             low, high = max(start, first), min(stop, first + block)
             out[low - start : high - start] = stored[:, low - first : high - first].T
             first += block
@@ -54,6 +60,21 @@ class FileSource:
             low = max(start, self._edge)
             out[low - start :] = self._recovered.values[low - self._edge : stop - self._edge]
         return out
+
+    def _read_values(self, number: int, column: int, out: Floats) -> None:
+        """Fill `out` with columns of a block, from `column` on, if the file keeps them."""
+        slot = self._slots[number]
+        if slot < 0:
+            return
+        start = 4 * self._layout.block * (slot * self._layout.columns + column)
+        self._raw.read_into("series/blocks", out, start)
+        if self._thins and not self._holds(number, slot):
+            out[:] = MISSING
+
+    def _holds(self, number: int, slot: int) -> bool:
+        """Whether a slot still holds a block: a writer at work may have given it to another meanwhile."""
+        entry = self._raw.read("live/index", "<u4", INDEX_WORDS, 4 * INDEX_WORDS * number)
+        return int(entry[2]) == slot + 1
 
     def steps(self, start: int, stop: int) -> NDArray[np.int64]:
         """Step numbers, shape (stop - start,)."""
@@ -67,7 +88,10 @@ class FileSource:
 
     def overview(self, index: int, bucket: int) -> Overview:
         """One column in buckets of about `bucket` rows: a multiple of a level of the pyramid."""
-        fitting = [(name, rows) for name, rows in self._layout.levels.items() if rows <= bucket]
+        levels = list(self._layout.levels.items())
+        fitting = [(name, rows) for name, rows in levels if rows <= bucket]
+        if not fitting and self._thins:
+            fitting = levels[:1]  # only summaries know the thinned rows
         if not fitting:
             return _overview(summarise(self.column(index, 0, self.rows)[:, None], bucket)[0], bucket)
         name, rows = fitting[-1]
@@ -107,4 +131,5 @@ class FileSource:
 
 def _overview(cells: Floats, bucket: int) -> Overview:
     nonfinite = (cells[NAN] + cells[INF]).astype(np.uint32)
-    return Overview(bucket, cells[LOW].copy(), cells[HIGH].copy(), cells[MEAN].copy(), nonfinite)
+    starts = bucket * np.arange(cells.shape[-1], dtype=np.int64)
+    return Overview(bucket, starts, cells[LOW].copy(), cells[HIGH].copy(), cells[MEAN].copy(), nonfinite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,47 +11,69 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanscope.errors import UsageError
+from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Column, Floats, Header
-from nanscope.store.image import build_image
+from nanscope.store.head import HEAD_SLOT
+from nanscope.store.image import Identity, build_image
 from nanscope.store.journal import frame
-from nanscope.store.live import LiveFile
+from nanscope.store.layout import DEFAULT_BUDGET, Layout
+from nanscope.store.live import LiveFile, Mode
+from nanscope.store.parts import part_names
 from nanscope.store.publish import publish
-from nanscope.store.schema import EVENT_BYTES_RESERVED, HEAD_SLOT, Layout
+from nanscope.store.regions import Regions
+from nanscope.store.schema import EVENT_BYTES_RESERVED
 from nanscope.values import Epoch
 
 LARGEST_CONFUSION = 100  # classes; beyond it the matrix would crowd out everything else
 
 
 class RunWriter:
-    """Records one training into a new run file.
+    """Records one training into a new run file, and into further parts of it when it is full.
 
     After `create` nothing raises for the file's sake: what cannot be written is counted in the file, and said
     once as a warning. A process forked from the recording one that goes on appending gets a run file of its
     own, `run.fork<pid>.h5`. Rows come from one thread; events may come from any.
 
     Attributes:
-        path: the file that is written.
+        path: the file of the first part, by which the run is opened.
+        part: number of the part that is being written, from 1.
     """
 
-    def __init__(self, path: Path, header: Header, live: LiveFile) -> None:
+    def __init__(
+        self, path: Path, header: Header, layout: Layout, *, budget: int, mode: Mode | None, run_id: str
+    ) -> None:
         self.path = path
+        self.part = 1
         self._header = header
-        self._live = live
+        self._budget, self._mode, self._run_id = budget, mode, run_id
         self._pid = os.getpid()
-        self._columns = {c.stat: i for i, c in enumerate(header.columns) if c.site is None and c.stat}
+        self._fits = True  # whether rows have the columns of the file that is being written
+        self._stuck = False  # whether another part was wanted and could not be made
+        self._name_columns()
+        self._live = self._make(path, layout)
 
     @classmethod
     def create(
-        cls, path: Path, header: Header, *, capacity: int | None = None, layout: Layout | None = None
+        cls,
+        path: Path,
+        header: Header,
+        *,
+        capacity: int | None = None,
+        budget: int = DEFAULT_BUDGET,
+        layout: Layout | None = None,
+        mode: Mode | None = None,
     ) -> RunWriter:
         """Make the run file, complete with room for all rows (sparse), and begin to write it.
 
         Args:
             path: a name that is free, in a folder that exists.
             header: what is known before the first row.
-            capacity: steps to come, when known; else room for 2**20. Beyond it the file keeps the last rows.
-            layout: other sizes than the ones that fit `header` and `capacity`.
+            capacity: steps to come, when known; else room for 2**20. Beyond it the run goes on in another
+                part.
+            budget: bytes that a part may take. Beyond it blocks in the middle are thinned to their summaries.
+            layout: other sizes than the ones that fit `header`, `capacity` and `budget`.
+            mode: `row` writes each row at once, `batch` leaves it to a thread; None chooses by what a row
+                costs, measured, and how long a step takes.
 
         Raises:
             RunFileExistsError: the name is taken; nothing was touched.
@@ -58,8 +81,8 @@ class RunWriter:
         """
         if not header.columns:
             raise UsageError("a run file needs at least one column", "record a scalar such as loss")
-        sizes = layout or Layout.for_run(len(header.columns), capacity)
-        return cls(path, header, _open_live(path, header, sizes))
+        sizes = layout or Layout.for_run(len(header.columns), capacity, budget)
+        return cls(path, header, sizes, budget=budget, mode=mode, run_id=uuid.uuid4().hex)
 
     def append(self, step: int, time: float, row: Floats) -> None:
         """Add the row of one step.
@@ -71,13 +94,31 @@ class RunWriter:
         """
         if os.getpid() != self._pid:
             self._leave_parent()
-        self._live.append(step, time, row)
+        if self._live.is_full and not self._stuck:
+            self._go_on(self._live.layout)
+        if self._fits:
+            self._live.append(step, time, row)
+        else:
+            self._live.lose_row()
 
     def amend(self, row: Floats) -> None:
         """Replace the values of the row appended last (a scalar logged after its step ended)."""
         if os.getpid() != self._pid:
             self._leave_parent()
-        self._live.amend(row)
+        if self._fits:
+            self._live.amend(row)
+
+    def change(self, header: Header) -> None:
+        """From now on rows have other columns (a layer was added or unfrozen): go on in another part."""
+        if os.getpid() != self._pid:
+            self._leave_parent()
+        self._header = header
+        self._name_columns()
+        self._fits = self._go_on(Layout.for_run(len(header.columns), self._live.layout.rows, self._budget))
+
+    def keep(self) -> None:
+        """The rows around the newest one matter: they stay whole, and the next ones are written at once."""
+        self._live.keep()
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """Note something beside the rows; JSON types, written at once, dropped and counted without room."""
@@ -123,27 +164,51 @@ class RunWriter:
             return False
         return self._live.note(line)
 
+    def _name_columns(self) -> None:
+        self._columns = {c.stat: i for i, c in enumerate(self._header.columns) if c.site is None and c.stat}
+
+    def _go_on(self, layout: Layout) -> bool:
+        """Begin the next part; the one before is closed only when that is there."""
+        for name in part_names(self.path, self.part + 1, self._run_id):
+            try:
+                following = self._make(name, layout, self.part + 1)
+            except RunFileExistsError:
+                continue
+            except UsageError as error:
+                _tell(f"the run cannot go on in another part: {error}. The last steps of this one are kept.")
+                break
+            self.part += 1
+            self._live.close("continued")
+            self._live = following
+            return True
+        self._stuck = True
+        return False
+
+    def _make(self, path: Path, layout: Layout, part: int = 1) -> LiveFile:
+        image = build_image(self._header, layout, Identity(self._run_id, part))
+        reserved = (
+            (image.offsets["live/head"], 2 * HEAD_SLOT),
+            (image.offsets["live/events"], EVENT_BYTES_RESERVED),
+            (image.offsets["live/ring"], layout.ring * layout.row_bytes),
+        )
+        regions = Regions(publish(path, image, reserved), image.offsets)
+        return LiveFile(path, regions, layout, self._mode)
+
     def _leave_parent(self) -> None:
         """In a forked child: two processes must not write one ring, so the child gets its own file."""
         self._pid = os.getpid()
         self._live.abandon()
         path = self.path.with_name(f"{self.path.stem}.fork{self._pid}{self.path.suffix}")
+        self._run_id, self.part = uuid.uuid4().hex, 1
         try:
-            self._live = _open_live(path, self._header, self._live.layout)
+            self._live = self._make(path, self._live.layout)
         except UsageError as error:
-            message = f"nanscope records nothing in this forked process: {error}"
+            _tell(f"nanscope records nothing in this forked process: {error}")
         else:
-            message = f"{self.path} is recorded by the parent process; this forked process records {path}"
+            _tell(f"{self.path} is recorded by the parent process; this forked process records {path}")
             self.path = path
-        with suppress(Warning):  # a filter that turns warnings into errors must not end the training
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _open_live(path: Path, header: Header, layout: Layout) -> LiveFile:
-    image = build_image(header, layout)
-    reserved = (
-        (image.offsets["live/head"], 2 * HEAD_SLOT),
-        (image.offsets["live/events"], EVENT_BYTES_RESERVED),
-        (image.offsets["live/ring"], layout.ring * layout.row_bytes),
-    )
-    return LiveFile(path, publish(path, image, reserved), layout, image.offsets)
+def _tell(message: str) -> None:
+    with suppress(Warning):  # a filter that turns warnings into errors must not end the training
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

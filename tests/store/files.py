@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import Column, Floats, Header, Run
-from nanscope.store.schema import Layout
+from nanscope.store.layout import Layout
 from nanscope.store.writer import RunWriter
 
 BLOCK, RING = 64, 256
@@ -18,7 +18,7 @@ BLOCK, RING = 64, 256
 
 def layout(columns: int, blocks: int = 1024) -> Layout:
     """Sizes at which a few hundred rows fill blocks and go round the ring."""
-    return Layout(columns, BLOCK, RING, blocks)
+    return Layout(columns, BLOCK, RING, blocks, blocks)
 
 
 def header(columns: int) -> Header:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from nanscope.errors import UsageError
-from nanscope.store import live
-from nanscope.store.publish import write_all
+from nanscope.store import regions
 from nanscope.store.reader import open_run
+from nanscope.store.regions import write_all
 from nanscope.store.writer import RunWriter
 from tests.store.files import BLOCK, RING, append_pattern, assert_pattern, header, layout, writing
 from tests.store.killing import kill_at
@@ -61,11 +61,11 @@ def test_a_disk_that_fills_up_and_has_room_again(
         append_pattern(writer, 0, 2 * BLOCK + 1, columns)
         while writer._live._freed < 2 * BLOCK:
             writer._live._wake.set()
-        monkeypatch.setattr(live, "write_all", full_beyond(writer._live._offsets["live/index"]))
+        monkeypatch.setattr(regions, "write_all", full_beyond(writer._live._regions.offsets["live/index"]))
         with pytest.warns(RuntimeWarning, match="No space left on device; the training goes on") as told:
             append_pattern(writer, 2 * BLOCK + 1, 3 * RING, columns)
         full = open_run(path)
-        monkeypatch.setattr(live, "write_all", write_all)
+        monkeypatch.setattr(regions, "write_all", write_all)
         writer._live._retry_at = 0.0
         append_pattern(writer, 3 * RING, 5 * RING, columns)
         writer.close()
@@ -89,7 +89,7 @@ from tests.store.files import *
 path = Path(sys.argv[1])
 writer = RunWriter.create(path, header(2), layout=layout(2))
 if sys.argv[2] == "limit":  # what is reserved can be written, nothing beyond it
-    resource.setrlimit(resource.RLIMIT_FSIZE, (writer._live._offsets["live/index"],) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer._live._regions.offsets["live/index"],) * 2)
 if sys.argv[2] == "tmpfs":
     with open(path.with_name("filler"), "wb", buffering=0) as filler:
         try:
@@ -159,7 +159,7 @@ def test_a_warning_made_an_error_does_not_reach_the_training(
     """`-W error` and a disk that fails at once: append, event and close still return."""
     with warnings.catch_warnings(), writing(tmp_path / "run.h5", 2) as writer:
         warnings.simplefilter("error")
-        monkeypatch.setattr(live, "write_all", full_beyond(0))
+        monkeypatch.setattr(regions, "write_all", full_beyond(0))
         append_pattern(writer, 0, 2 * RING, 2)
         writer.event("note", 1)
         writer.amend(np.zeros(2, np.float32))
@@ -171,10 +171,10 @@ def test_rows_that_failed_are_written_later(tmp_path: Path, monkeypatch: pytest.
     """A disk that fails for a moment costs nothing as long as the ring in memory holds the rows."""
     with writing(tmp_path / "run.h5", 2) as writer:
         append_pattern(writer, 0, 10, 2)
-        monkeypatch.setattr(live, "write_all", full_beyond(writer._live._offsets["live/ring"]))
+        monkeypatch.setattr(regions, "write_all", full_beyond(writer._live._regions.offsets["live/ring"]))
         with pytest.warns(RuntimeWarning, match="No space left"):
             append_pattern(writer, 10, 20, 2)
-        monkeypatch.setattr(live, "write_all", write_all)
+        monkeypatch.setattr(regions, "write_all", write_all)
         append_pattern(writer, 20, 30, 2)
         writer.close()
     run = open_run(tmp_path / "run.h5")

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from nanscope.errors import RunFileError
-from nanscope.store.image import build_image
+from nanscope.run import is_missing
+from nanscope.store.head import HEAD_SLOT, Head, newest_head, pack_head
+from nanscope.store.image import Identity, build_image
 from nanscope.store.reader import open_run
 from nanscope.store.recover import STALE_SECONDS, state_of
-from nanscope.store.schema import HEAD_SLOT, Head, newest_head, pack_head
+from nanscope.store.schema import arrays
 from tests.store.files import BLOCK, RING, append_pattern, assert_pattern, header, layout, writing
 
 
@@ -167,7 +169,7 @@ def test_versions(run_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "series/column_site", "series/blocks", "live/ring", "live/head", "pyramid/block"]
+    "name", ["config", "columns/site", "series/blocks", "live/ring", "live/head", "pyramid/block"]
 )
 def test_a_file_with_a_part_missing_is_refused(run_file: Path, name: str) -> None:
     """Ours by its format, but not by its content."""
@@ -180,7 +182,7 @@ def test_a_file_with_a_part_missing_is_refused(run_file: Path, name: str) -> Non
 def test_columns_that_do_not_fit_the_rows_are_refused(run_file: Path) -> None:
     """Two values in a row, one column named."""
     with h5py.File(run_file, "r+") as file:
-        for name in ("series/column_site", "series/column_stat"):
+        for name in ("columns/site", "columns/stat"):
             first = file[name][:1]
             del file[name]
             file[name] = first
@@ -217,7 +219,7 @@ def test_the_tail_of_a_live_run_has_no_gap(run_file: Path) -> None:
 
 
 def test_a_block_that_was_not_synced_must_prove_itself(tmp_path: Path) -> None:
-    """After a power cut: a damaged block above the durable ones is left out, with its neighbours kept."""
+    """After a power cut: damaged values above the durable blocks are left out, with their neighbours kept."""
     path = tmp_path / "run.h5"
     with writing(path, 2) as writer:
         append_pattern(writer, 0, 3 * RING, 2)
@@ -226,9 +228,23 @@ def test_a_block_that_was_not_synced_must_prove_itself(tmp_path: Path) -> None:
     for block in (1, 4):
         overwrite(path, offset_of(path, "series/blocks") + block * BLOCK * 8 + 100, b"\xa5\x5a")
     run = open_run(path)
-    assert len(run) == 3 * RING - BLOCK
-    assert 3 * (4 * BLOCK - 1) in run.steps
-    assert 3 * (4 * BLOCK) not in run.steps
+    missing = is_missing(run.source.block(0, len(run))).all(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(missing), np.arange(4 * BLOCK, 5 * BLOCK))
+    np.testing.assert_array_equal(run.steps, 3 * np.arange(3 * RING))
+    assert run.lost == (f"the values of {BLOCK} steps are unreadable, their summaries are there",)
+
+
+@pytest.mark.parametrize("name", ["series/step", "series/time", "pyramid/block"])
+def test_a_summary_that_was_not_synced_must_prove_itself(tmp_path: Path, name: str) -> None:
+    """Without its steps or its summaries a block is left out as a whole."""
+    path = tmp_path / "run.h5"
+    with writing(path, 2) as writer:
+        append_pattern(writer, 0, 3 * RING, 2)
+    sizes = {array.name: array.nbytes // layout(2).blocks for array in arrays(layout(2))}
+    overwrite(path, offset_of(path, "live/head"), pack_head(Head(sequence=10**6, rows=3 * RING)))
+    overwrite(path, offset_of(path, name) + 4 * sizes[name] + 9, b"\xa5\x5a")
+    run = open_run(path)
+    assert_pattern(run, np.delete(np.arange(3 * RING), np.arange(4 * BLOCK, 5 * BLOCK)))
     assert run.lost == (f"{BLOCK} steps could not be written and are missing",)
 
 
@@ -300,6 +316,6 @@ def test_a_run_keeps_its_file_when_the_name_goes(run_file: Path) -> None:
 
 def test_pieces_of_a_new_file_are_small() -> None:
     """The metadata of a wide file: far below the room that is reserved for it, and all of it at the start."""
-    image = build_image(header(1000), layout(1000))
+    image = build_image(header(1000), layout(1000), Identity("0" * 32))
     assert sum(len(piece) for _, piece in image.pieces) < 200_000
     assert image.size > 200_000_000

@@ -28,9 +28,14 @@ class Level:
 
 
 class Alert:
-    """Follows the loss, which is known at once, and the sum of all norms, which follows a few steps later."""
+    """Follows the loss, which is known at once, and the sum of all norms, which follows a few steps later.
+
+    Attributes:
+        raised_at: the first step of the alarm that is on, or was last; -1 without one.
+    """
 
     def __init__(self) -> None:
+        self.raised_at = -1
         self._loss, self._norms = Level(), Level()
         self._until = LEARN
 
@@ -48,5 +53,7 @@ class Alert:
 
     def _raise(self, step: int, alarm: bool) -> bool:
         if alarm:
+            if step > self._until:
+                self.raised_at = step
             self._until = max(self._until, step + WINDOW)
         return alarm

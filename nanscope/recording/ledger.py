@@ -18,7 +18,7 @@ from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.rows import Rows, Step
 from nanscope.recording.sink import Sink
-from nanscope.run import Floats, is_nonfinite
+from nanscope.run import Column, Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
 PATIENCE = 0.1  # seconds that an ended step may wait for others
@@ -78,6 +78,15 @@ class Ledger:
         self.broken = False
         self.alert = Alert()
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the rows hold."""
+        return self._layout.columns
+
+    def follow(self, before: Ledger) -> None:
+        """Go on where the ledger of the same run, for the sites it had until now, has stopped."""
+        self.trouble, self.broken, self.alert = before.trouble, before.broken, before.alert
+
     def end(self, step: Step) -> None:
         """Take an ended step; write it now if it matters or enough are waiting."""
         self._waiting.append(step)
@@ -110,7 +119,11 @@ class Ledger:
     def _write(self, step: Step, row: Floats) -> None:
         self._own_scalars(row, step.scalars)
         self._sink.append(step.number, step.time, row)
+        if self.alert.raised_at == step.number:
+            self._sink.keep()
         if any(reading.broken for reading in (*step.readings, *([step.weights] if step.weights else []))):
+            if not self.broken:
+                self._sink.keep()
             self.broken = True
             self.trouble = self.trouble or self._trouble(step.number, row)
 

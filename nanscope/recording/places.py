@@ -49,6 +49,16 @@ class Places:
         rectifiers = (name for name, module in self.modules.items() if isinstance(module, RECTIFIERS))
         self.rectified = frozenset(self.outputs[name] for name in rectifiers)
 
+    def same_as(self, other: Places) -> bool:
+        """Whether the other places are at the same modules and parameters."""
+        mine, others = self.modules, other.modules
+        return (
+            list(mine) == list(others)
+            and all(mine[name] is others[name] for name in mine)
+            and self.keys == other.keys
+            and all(a is b for a, b in zip(self.parameters, other.parameters, strict=True))
+        )
+
     def _add(self, name: str, kind: Kind) -> int:
         self.keys.append((name, kind))
         return len(self.keys) - 1

@@ -122,6 +122,8 @@ class Probes:
     Args:
         fail: takes an error of a hook's own; nothing is ever raised into the model.
         pause: called when the root is called without autograd: an evaluation.
+        renew: called, while `stale`, when the root is called: gives other probes in place of these, if they
+            have to be replaced.
         logits: name of the module that returns the logits, None for the root.
 
     Attributes:
@@ -130,6 +132,7 @@ class Probes:
         linears: calls whose weight gradient may be had from its factors.
         hasty: places whose tensors are overwritten before the step ends. None (at the start) means every
             place: the first step finds out which ones.
+        stale: whether the model may have got other modules or parameters.
         closely: whether the largest absolute values are wanted in this step.
         active: whether anything is collected at all.
     """
@@ -141,15 +144,18 @@ class Probes:
         *,
         fail: Fail,
         pause: Callable[[], None],
+        renew: Callable[[], Probes | None],
         logits: str | None = None,
     ) -> None:
         self._places = places
         self._fail = fail
         self._pause = pause
+        self._renew = renew
         self._logits = None if logits is None else places.outputs[logits]
         self._handles: list[RemovableHandle] = []
         self._autograd: bool | None = None  # inside a call of the root: was autograd on when it began?
         self.hasty: set[int] | None = None
+        self.stale = False
         self.closely = True
         self.in_backward = False
         self.active = True
@@ -220,6 +226,9 @@ class Probes:
         if self.in_backward or not self.active:
             return
         try:
+            if self.stale and (other := self._renew()) is not None:
+                other._enter(model, args, kwargs)
+                return
             self._autograd = torch.is_grad_enabled()
             if self._autograd:
                 self._begin(model, (*args, *kwargs.values()))

@@ -32,11 +32,13 @@ from nanscope.recording.ledger import Latest, Ledger, Trouble
 from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.probes import Probes
+from nanscope.recording.registrations import Registrations
 from nanscope.recording.rows import Step
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.sink import Sink
 from nanscope.recording.updates import Updates
 from nanscope.run import Header
+from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.values import Epoch
 
 OnNonfinite = Literal["record", "raise", "stop"]
@@ -57,6 +59,7 @@ def record(
     on_nonfinite: OnNonfinite = "record",
     config: Mapping[str, Any] | None = None,
     capacity: int | None = None,
+    budget: int = DEFAULT_BUDGET,
     logits: str | None = None,
 ) -> Recorder:
     """Record every step of the training in a `with` block.
@@ -69,7 +72,10 @@ def record(
         on_nonfinite: what to do at the end of a step in which a non-finite value reached a loss, a gradient
             or a parameter: go on, raise `NonFiniteError`, or leave the `with` block.
         config: settings of the job to keep in the run file, as JSON types.
-        capacity: steps in total, if known: sizes the run file.
+        capacity: steps in total, if known: sizes the run file. When it is full, or modules or parameters are
+            added to the model, the run goes on in `run.part2.h5`.
+        budget: bytes that a run file may take (4 GiB); beyond it the steps in the middle of a long run are
+            kept as summaries, those at the start, at the end and around trouble whole.
         logits: name of the module whose output holds the logits; by default the root's output, if it is
             (batch, classes).
 
@@ -92,6 +98,7 @@ def record(
         on_nonfinite=on_nonfinite,
         config=dict(config or {}),
         capacity=capacity,
+        budget=budget,
         logits=logits,
     )
 
@@ -112,6 +119,7 @@ class Recorder:
         on_nonfinite: OnNonfinite,
         config: Mapping[str, Any],
         capacity: int | None,
+        budget: int,
         logits: str | None,
     ) -> None:
         self._model = model
@@ -124,7 +132,7 @@ class Recorder:
                 f"logits={logits!r} names no watched module", "use a name of model.named_modules()"
             )
         self._logits = logits
-        self._wanted, self._capacity = path, capacity
+        self._wanted, self._capacity, self._budget = path, capacity, budget
         self._active = False
         self.steps = 0
 
@@ -134,9 +142,8 @@ class Recorder:
         if self._model in _recorded:
             raise UsageError("this model is already being recorded", "leave the other `with` block first")
         _recorded.add(self._model)
-        self._sink = Sink(self._wanted, self._capacity)
+        self._sink = Sink(self._wanted, self._capacity, self._budget)
         self._ledger: Ledger | None = None
-        self._gauge = Gauge(self._places)
         self._step = Step(0)
         self._outer: set[int] = set()
         self._witness: Tensor | None = None
@@ -145,14 +152,25 @@ class Recorder:
         self._began = time.time()
         self._zero = time.perf_counter()
         self._active = True
+        self._attach()
+        self._registrations = Registrations(self._notice_registration)
+        backward.watch(self)
+        return self
+
+    def _attach(self) -> None:
+        self._gauge = Gauge(self._places)
         self._probes = Probes(
-            self._model, self._places, fail=self._step_aside, pause=self._pause, logits=self._logits
+            self._model,
+            self._places,
+            fail=self._step_aside,
+            pause=self._pause,
+            renew=self._renew,
+            logits=self._logits,
         )
         self._updates = Updates(
             self._optimizers, self._places.parameters, self._guard(self._before_update), self._after_update
         )
-        backward.watch(self)
-        return self
+        self._grown = self._ledger is not None  # whether the ledger is one of sites that are no more
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,6 +200,7 @@ class Recorder:
     def _detach(self) -> None:
         self._active = False
         backward.unwatch(self)
+        self._registrations.remove()
         self._updates.remove()
         self._probes.remove()
         self._step = Step(self.steps)  # an unfinished one holds tensors
@@ -233,6 +252,25 @@ class Recorder:
         if self._ledger is not None:
             self._ledger.write()
 
+    def _notice_registration(self) -> None:
+        self._probes.stale = True
+
+    def _renew(self) -> Probes | None:
+        """Between two steps: look whether the model has other modules or parameters than it had."""
+        if self._under_way or self._updates.begun:
+            return None
+        self._probes.stale = False
+        places = Places(self._model)
+        if places.same_as(self._places) or (self._logits is not None and self._logits not in places.outputs):
+            return None
+        if self._ledger is not None:
+            self._ledger.write(wait=True)
+        self._updates.remove()
+        self._probes.remove()
+        self._places = places
+        self._attach()
+        return self._probes
+
     # -- the backward pass ----------------------------------------------------------------------------
 
     def before_backward(self, roots: tuple[Tensor, ...]) -> None:
@@ -263,7 +301,7 @@ class Recorder:
         if not self._probes.reached:
             return  # a loss of another model
         self._backwards += 1
-        if self._ledger is None:
+        if self._ledger is None or self._grown:
             self._open_ledger(roots)
         self._add_reading(roots)
 
@@ -306,7 +344,7 @@ class Recorder:
             self._end_step()
 
     def _end_step(self) -> None:
-        if self._ledger is None:
+        if self._ledger is None or self._grown:
             self._open_ledger(())
         assert self._ledger is not None
         step = self._step
@@ -343,16 +381,25 @@ class Recorder:
         seen = {m.place: str(m.dtype).removeprefix("torch.") for m in self._probes.measured}
         sites = self._places.sites(seen)
         layout = Layout.of(self._places, sites, names)
-        self._open_file(layout)
+        before, self._grown = self._ledger, False
+        if before is None:
+            self._open_file(layout)
+        elif before.columns != layout.columns:
+            self._sink.change(self._header(layout))
         self._ledger = Ledger(self._places, sites, layout, self._gauge, self._sink)
+        if before is not None:
+            self._ledger.follow(before)
 
     def _open_file(self, layout: Layout | None = None) -> None:
         if layout is None:  # left before the first step: the file tells at least that
             layout = Layout.of(
                 self._places, self._places.sites({}), scalar_names(self._probes, (), named=False)[0]
             )
+        self._sink.open(self._header(layout))
+
+    def _header(self, layout: Layout) -> Header:
         about = environment(self._model)
-        self._sink.open(Header(layout.columns, self._config, about, structure(self._model), self._began))
+        return Header(layout.columns, self._config, about, structure(self._model), self._began)
 
     # -- failing softly -------------------------------------------------------------------------------
 
@@ -381,5 +428,5 @@ class Recorder:
 def _broken(named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, list[int]]]:
     for name, tensor in named:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            exact = stats.examine(tensor)
+            exact = stats.examine(tensor.detach())
             yield name, [exact.nan_count, exact.inf_count]

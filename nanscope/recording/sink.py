@@ -9,6 +9,7 @@ from typing import Any
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
+from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
 
@@ -44,9 +45,10 @@ class Sink:
     What comes before the file is open is kept and written when it is.
     """
 
-    def __init__(self, path: Path, capacity: int | None) -> None:
+    def __init__(self, path: Path, capacity: int | None, budget: int = DEFAULT_BUDGET) -> None:
         self._wanted = path
         self._capacity = capacity
+        self._budget = budget
         self._writer: RunWriter | None = None
         self._early: list[tuple[str, int, dict[str, Any]]] = []
         self._spare: dict[str, int | None] = {}
@@ -72,7 +74,9 @@ class Sink:
         """Make the run file; a taken name gets a number, nothing is overwritten."""
         while self._writer is None and self._usable:
             try:
-                self._writer = RunWriter.create(numbered(self._wanted), header, capacity=self._capacity)
+                self._writer = RunWriter.create(
+                    numbered(self._wanted), header, capacity=self._capacity, budget=self._budget
+                )
             except RunFileExistsError:
                 continue  # somebody took the name between the look and the making
             except UsageError as error:
@@ -82,6 +86,17 @@ class Sink:
         for kind, step, fields in self._early:
             self.event(kind, step, **fields)
         self._early = []
+
+    def change(self, header: Header) -> None:
+        """From now on rows have other columns."""
+        if self._writer is not None:
+            self._writer.change(header)
+            self._spare = {}
+
+    def keep(self) -> None:
+        """The rows around the newest one matter."""
+        if self._writer is not None:
+            self._writer.keep()
 
     def append(self, step: int, time: float, row: Floats) -> None:
         """Write the row of a finished step."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import nanscope
 from nanscope.run import Run, is_missing

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import MISSING, Floats, Overview
-from nanscope.store.pyramid import HIGH, INF, LOW, MEAN, NAN, QUANTITIES, coarsen, summarise
+from nanscope.store.overview import overview
+from nanscope.store.pyramid import QUANTITIES, summarise
 from nanscope.store.raw import RawFile
 from nanscope.store.recover import Recovered
 from nanscope.store.schema import INDEX_WORDS
 
 T = TypeVar("T", bound=np.generic)
+
+LEVEL_BYTES = 8 << 20  # a level of the pyramid up to this size is read at once and kept in memory
 
 
 class FileSource:
@@ -28,7 +32,7 @@ class FileSource:
         self._recovered = recovered
         self._blocks: list[int] = recovered.blocks.tolist()
         self._slots: dict[int, int] = dict(zip(self._blocks, recovered.slots.tolist(), strict=True))
-        self._thins = raw.layout.slots < raw.layout.blocks
+        self._levels: dict[str, Floats] = {}
         self._edge = len(self._blocks) * raw.layout.block  # the first row that no block holds
 
     @property
@@ -68,7 +72,7 @@ class FileSource:
             return
         start = 4 * self._layout.block * (slot * self._layout.columns + column)
         self._raw.read_into("series/blocks", out, start)
-        if self._thins and not self._holds(number, slot):
+        if self.thins and not self._holds(number, slot):
             out[:] = MISSING
 
     def _holds(self, number: int, slot: int) -> bool:
@@ -86,27 +90,38 @@ class FileSource:
         stored = self._per_row("series/time", "<f8", start, stop)
         return self._joined(stored, self._recovered.times, start, stop)
 
+    @property
+    def levels(self) -> Mapping[str, int]:
+        """The pyramid: name of each level and rows per bucket, fine to coarse."""
+        return self._layout.levels
+
+    @property
+    def thins(self) -> bool:
+        """Whether the values of some rows may be gone, so that only summaries know them."""
+        return self._layout.slots < self._layout.blocks
+
     def overview(self, index: int, bucket: int) -> Overview:
         """One column in buckets of about `bucket` rows: a multiple of a level of the pyramid."""
-        levels = list(self._layout.levels.items())
-        fitting = [(name, rows) for name, rows in levels if rows <= bucket]
-        if not fitting and self._thins:
-            fitting = levels[:1]  # only summaries know the thinned rows
-        if not fitting:
-            return _overview(summarise(self.column(index, 0, self.rows)[:, None], bucket)[0], bucket)
-        name, rows = fitting[-1]
-        factor = max(1, round(bucket / rows))
-        cells = self._cells(name, rows, index)
-        return _overview(coarsen(cells, factor) if cells.size else cells, rows * factor)
+        return overview(self, index, bucket)
 
-    def _cells(self, level: str, rows: int, index: int) -> Floats:
+    def cells(self, level: str, index: int) -> Floats:
         """One column at one level, shape (quantities, buckets)."""
-        cells, columns = self._layout.block // rows, self._layout.columns
-        size = len(QUANTITIES) * cells
-        starts = [4 * size * (number * columns + index) for number in self._blocks]
-        stored = self._raw.stripes(level, "<f4", starts, size).reshape(-1, len(QUANTITIES), cells)
+        rows = self._layout.levels[level]
         tail = summarise(self._recovered.values[:, index : index + 1], rows)[0]
+        stored = self._stored_cells(level, index, self._layout.block // rows)
         return np.concatenate([stored.transpose(1, 0, 2).reshape(len(QUANTITIES), -1), tail], axis=1)
+
+    def _stored_cells(self, level: str, index: int, cells: int) -> Floats:
+        """Of the blocks, shape (blocks, quantities, buckets of a block)."""
+        columns, size = self._layout.columns, len(QUANTITIES) * cells
+        if 4 * size * columns * len(self._blocks) > LEVEL_BYTES:
+            starts = [4 * size * (number * columns + index) for number in self._blocks]
+            return self._raw.stripes(level, "<f4", starts, size).reshape(-1, len(QUANTITIES), cells)
+        if level not in self._levels:  # finished blocks do not change
+            starts = [4 * size * columns * number for number in self._blocks]
+            stored = self._raw.stripes(level, "<f4", starts, size * columns)
+            self._levels[level] = stored.reshape(-1, columns, len(QUANTITIES), cells)
+        return self._levels[level][:, index]
 
     def _blocks_of(self, start: int, stop: int) -> tuple[list[int], int]:
         """The blocks that rows start..stop touch, and how far into the first one `start` is."""
@@ -127,9 +142,3 @@ class FileSource:
         if not len(stored):
             return kept.copy()
         return np.concatenate([stored, kept])[: stop - start] if len(kept) else stored[: stop - start]
-
-
-def _overview(cells: Floats, bucket: int) -> Overview:
-    nonfinite = (cells[NAN] + cells[INF]).astype(np.uint32)
-    starts = bucket * np.arange(cells.shape[-1], dtype=np.int64)
-    return Overview(bucket, starts, cells[LOW].copy(), cells[HIGH].copy(), cells[MEAN].copy(), nonfinite)

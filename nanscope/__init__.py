@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanscope.diagnosis import diagnose
     from nanscope.errors import NanscopeError, NonFiniteError
-    from nanscope.recording.recorder import Recorder, record
+    from nanscope.recording.record import record
+    from nanscope.recording.recorder import Recorder
     from nanscope.store.reader import open_run
 
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ _HOMES = {
     "Recorder": "nanscope.recording.recorder",
     "diagnose": "nanscope.diagnosis",
     "open_run": "nanscope.store.reader",
-    "record": "nanscope.recording.recorder",
+    "record": "nanscope.recording.record",
 }
 
 __all__ = ["NanscopeError", "NonFiniteError", "Recorder", "__version__", "diagnose", "open_run", "record"]

@@ -1,4 +1,4 @@
-"""`record`: watch an ordinary training loop and write what it does to a run file.
+"""The recorder: watches an ordinary training loop and writes what it does to a run file.
 
 The order of events in one step:
 
@@ -38,7 +38,6 @@ from nanscope.recording.scalars import scalar_names
 from nanscope.recording.sink import Sink
 from nanscope.recording.updates import Updates
 from nanscope.run import Header
-from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.values import Epoch
 
 OnNonfinite = Literal["record", "raise", "stop"]
@@ -49,58 +48,6 @@ _recorded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 class _Stop(BaseException):
     """Leaves the `with` block; no `except Exception` in the loop catches it."""
-
-
-def record(
-    model: nn.Module,
-    optimizer: Optimizer | Iterable[Optimizer] | None = None,
-    path: str | Path | None = None,
-    *,
-    on_nonfinite: OnNonfinite = "record",
-    config: Mapping[str, Any] | None = None,
-    capacity: int | None = None,
-    budget: int = DEFAULT_BUDGET,
-    logits: str | None = None,
-) -> Recorder:
-    """Record every step of the training in a `with` block.
-
-    Args:
-        model: the root module; each call of it with autograd on belongs to a step.
-        optimizer: whose `step()` ends a step. With several, a step ends when all have stepped, or when the
-            next forward or backward begins. None takes every optimizer that holds a parameter of the model.
-        path: the run file; `runs/<model class>.h5` by default. A taken name gets a number.
-        on_nonfinite: what to do at the end of a step in which a non-finite value reached a loss, a gradient
-            or a parameter: go on, raise `NonFiniteError`, or leave the `with` block.
-        config: settings of the job to keep in the run file, as JSON types.
-        capacity: steps in total, if known: sizes the run file. When it is full, or modules or parameters are
-            added to the model, the run goes on in `run.part2.h5`.
-        budget: bytes that a run file may take (4 GiB); beyond it the steps in the middle of a long run are
-            kept as summaries, those at the start, at the end and around trouble whole.
-        logits: name of the module whose output holds the logits; by default the root's output, if it is
-            (batch, classes).
-
-    Raises:
-        UsageError: an argument is wrong, or the model is already being recorded (on entering the block).
-    """
-    if on_nonfinite not in ("record", "raise", "stop"):
-        raise UsageError(f"on_nonfinite={on_nonfinite!r} is unknown", 'use "record", "raise" or "stop"')
-    if optimizer is None:
-        optimizers = None
-    else:
-        optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-    if not all(isinstance(each, Optimizer) for each in optimizers or ()):
-        raise UsageError(f"optimizer={optimizer!r} is no torch optimizer", "record(model, optimizer, path)")
-    where = Path("runs") / f"{type(model).__name__}.h5" if path is None else Path(path)
-    return Recorder(
-        model,
-        optimizers,
-        where,
-        on_nonfinite=on_nonfinite,
-        config=dict(config or {}),
-        capacity=capacity,
-        budget=budget,
-        logits=logits,
-    )
 
 
 class Recorder:

@@ -1,0 +1,76 @@
+"""`record`: the door for an ordinary training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from nanscope.errors import UsageError
+from nanscope.recording.recorder import OnNonfinite, Recorder
+from nanscope.store.layout import DEFAULT_BUDGET
+
+
+def record(
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    path: str | Path | None = None,
+    *,
+    on_nonfinite: OnNonfinite = "record",
+    config: Mapping[str, Any] | None = None,
+    capacity: int | None = None,
+    budget: int = DEFAULT_BUDGET,
+    logits: str | None = None,
+) -> Recorder:
+    """Record every step of the training in a `with` block.
+
+    Args:
+        model: the root module; each call of it with autograd on belongs to a step.
+        optimizer: whose `step()` ends a step. With several, a step ends when all have stepped, or when the
+            next forward or backward begins. None takes every optimizer that holds a parameter of the model.
+        path: the run file; `runs/<model class>.h5` by default. A taken name gets a number. In a process group
+            each rank but the first has its own, `run.rank1.h5`.
+        on_nonfinite: what to do at the end of a step in which a non-finite value reached a loss, a gradient
+            or a parameter: go on, raise `NonFiniteError`, or leave the `with` block.
+        config: settings of the job to keep in the run file, as JSON types.
+        capacity: steps in total, if known: sizes the run file. When it is full, or modules or parameters are
+            added to the model, the run goes on in `run.part2.h5`.
+        budget: bytes that a run file may take (4 GiB); beyond it the steps in the middle of a long run are
+            kept as summaries, those at the start, at the end and around trouble whole.
+        logits: name of the module whose output holds the logits; by default the root's output, if it is
+            (batch, classes).
+
+    Raises:
+        UsageError: an argument is wrong, or the model is already being recorded (on entering the block).
+    """
+    if on_nonfinite not in ("record", "raise", "stop"):
+        raise UsageError(f"on_nonfinite={on_nonfinite!r} is unknown", 'use "record", "raise" or "stop"')
+    if optimizer is None:
+        optimizers = None
+    else:
+        optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    if not all(isinstance(each, Optimizer) for each in optimizers or ()):
+        raise UsageError(f"optimizer={optimizer!r} is no torch optimizer", "record(model, optimizer, path)")
+    if budget <= 0:
+        raise UsageError(f"budget={budget} leaves no room for anything", "give a number of bytes")
+    where = Path("runs") / f"{type(model).__name__}.h5" if path is None else Path(path)
+    return Recorder(
+        model,
+        optimizers,
+        _of_rank(where),
+        on_nonfinite=on_nonfinite,
+        config=dict(config or {}),
+        capacity=capacity,
+        budget=budget,
+        logits=logits,
+    )
+
+
+def _of_rank(path: Path) -> Path:
+    group = torch.distributed
+    rank = group.get_rank() if group.is_available() and group.is_initialized() else 0
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path

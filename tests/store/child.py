@@ -1,43 +1,180 @@
-"""A training that only appends rows: `python -m tests.store.child FILE COUNTER COLUMNS PACE [real]`.
+"""A training that only appends rows, to be killed: `python -m tests.store.child`.
 
-COUNTER is a small file, mapped into memory, with the number of rows whose `append` returned: it survives
-the kill, so the test knows what had to be in the run file. PACE is seconds per row. Blocks and ring are
-small unless `real` is given.
+The process reads plans, one line of JSON each, and forks a victim for each, one after the other: so a victim
+has imported everything when it begins. It answers with the victim's pid, then with its exit code.
 """
 
-import mmap
+from __future__ import annotations
+
+import json
 import os
-import struct
 import sys
 import time
-import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from nanscope.store import live
+from nanscope.store.layout import Layout
 from nanscope.store.writer import RunWriter
-from tests.store.files import header, layout, pattern
+from tests.store.files import BLOCK, RING, pattern
+from tests.store.hooks import Log, Strike, install
+from tests.store.recorded import recorded_header
 
-COUNT = struct.Struct("<Q")
-WORK = bytes(100_000)
+ROWS = 1 << 17  # a victim appends at most
+PERIOD = 256  # rows of the pattern made at a time
+FIRST = 1 << 20  # an amended row held the pattern of so many rows later before
+EVENTS = 37  # rows from one event to the next
+CREATING, CREATED, EVENTS_SENT, APPENDED, AMENDED, CLOSED = range(6)
+NUMBERS = 8
 
 
-def main() -> None:
-    """Append rows of the pattern until somebody kills this process."""
-    path, counter, columns, pace = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    sizes = None if sys.argv[5:] == ["real"] else layout(columns)
-    writer = RunWriter.create(path, header(columns), layout=sizes)
-    shared = mmap.mmap(os.open(counter, os.O_RDWR), COUNT.size)
+@dataclass(frozen=True)
+class Plan:
+    """What a victim does.
+
+    Attributes:
+        path, tally: the run file, and where the victim tells how far it is.
+        sites, mode: of the rows.
+        real: with blocks and ring of full size.
+        blocks, slots: room in the file, when it is not real.
+        rows: to append, then the run is finished.
+        pace: seconds per row.
+        sync_seconds: from one sync to the next.
+        amends: whether each row is amended.
+        strike: where it kills itself, see `Strike`; after `arm` rows, or -1: from the creation on.
+        log: where its system calls are logged.
+    """
+
+    path: str
+    tally: str
+    sites: int
+    mode: str
+    deed: str = "append"
+    real: bool = False
+    blocks: int = 1024
+    slots: int = 1024
+    rows: int = ROWS
+    pace: float = 0.0
+    sync_seconds: float = 1.0
+    amends: bool = False
+    strike: tuple[int, str, str] | None = None
+    arm: int = 0
+    log: str = ""
+
+    def layout(self) -> Layout:
+        """Sizes of the run file."""
+        columns = len(recorded_header(self.sites).columns)
+        if self.real:
+            return Layout.for_run(columns)
+        return Layout(columns, BLOCK, RING, self.blocks, self.slots)
+
+
+class Tally:
+    """How far a victim is, in a mapped file that outlives it: some numbers, then when each append returned."""
+
+    def __init__(self, path: str) -> None:
+        self._numbers = np.memmap(path, "<f8", "r+", shape=(NUMBERS + ROWS,))
+
+    @staticmethod
+    def make(path: Path) -> Tally:
+        """A new one."""
+        with path.open("wb") as file:
+            file.truncate(8 * (NUMBERS + ROWS))
+        return Tally(str(path))
+
+    def __getitem__(self, which: int) -> float:
+        return float(self._numbers[which])
+
+    def __setitem__(self, which: int, value: float) -> None:
+        self._numbers[which] = value
+
+    def appended(self, row: int) -> None:
+        """The append of this row returned."""
+        self._numbers[NUMBERS + row] = time.monotonic()
+        self._numbers[APPENDED] = row + 1
+
+    def when(self, row: int) -> float:
+        """The moment at which that was."""
+        return float(self._numbers[NUMBERS + row])
+
+
+def append(plan: Plan) -> None:
+    """Append rows of the pattern, with an event now and then."""
+    tally = Tally(plan.tally)
+    live.SYNC_SECONDS = plan.sync_seconds
+    if plan.log:
+        install(Log(Path(plan.log)))
+    if plan.arm < 0:
+        _arm(plan)
+    header = recorded_header(plan.sites)
+    tally[CREATING] = time.monotonic()
+    writer = RunWriter.create(Path(plan.path), header, layout=plan.layout(), mode=plan.mode)
+    tally[CREATED] = time.monotonic()
     start = time.monotonic()
-    table = pattern(0, 4096, columns)
-    row = 0
-    while True:
-        if row % len(table) == 0:
-            table = pattern(row, row + len(table), columns)
-        writer.append(3 * row, row / 8, table[row % len(table)])
-        row += 1
-        COUNT.pack_into(shared, 0, row)
-        while pace and time.monotonic() - start < row * pace:
-            zlib.crc32(WORK)  # like a kernel: busy, without Python's lock
+    for row in range(plan.rows):
+        if row == plan.arm:
+            _arm(plan)
+        put_row(writer, tally, row, len(header.columns), amend=plan.amends)
+        if plan.pace:
+            time.sleep(max(0.0, start + row * plan.pace - time.monotonic()))
+    writer.close()
+    tally[CLOSED] = 1
+
+
+def _arm(plan: Plan) -> None:
+    if plan.strike is not None:
+        install(Strike(*plan.strike))
+
+
+def put_row(writer: RunWriter, tally: Tally, row: int, columns: int, *, amend: bool = False) -> None:
+    """Append one row and note that it is done."""
+    if amend:
+        writer.append(3 * row, row / 8, _row(row + FIRST, columns))
+        tally.appended(row)
+        writer.amend(_row(row, columns))
+        tally[AMENDED] = row + 1
+    else:
+        writer.append(3 * row, row / 8, _row(row, columns))
+        tally.appended(row)
+    if row % EVENTS == 0:
+        writer.event("note", 3 * row, text=f"event {row}")
+        tally[EVENTS_SENT] = row // EVENTS + 1
+
+
+_tables: dict[tuple[int, int], Any] = {}
+
+
+def _row(row: int, columns: int) -> Any:
+    key = (row // PERIOD, columns)
+    if key not in _tables:
+        if len(_tables) > 4:
+            _tables.clear()
+        _tables[key] = pattern(row // PERIOD * PERIOD, (row // PERIOD + 1) * PERIOD, columns)
+    return _tables[key][row % PERIOD]
+
+
+Deed = Callable[[Plan], None]
+DEEDS: Mapping[str, Deed] = {"append": append}
+
+
+def serve(deeds: Mapping[str, Deed]) -> None:
+    """Fork a victim for each plan on the standard input."""
+    for line in sys.stdin:
+        plan = Plan(**json.loads(line))
+        pid = os.fork()
+        if pid == 0:
+            output = os.open(f"{plan.tally}.out", os.O_WRONLY | os.O_CREAT, 0o666)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            deeds[plan.deed](plan)
+            return  # and so through the end of the interpreter, like any program
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve(DEEDS)

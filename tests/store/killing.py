@@ -1,57 +1,118 @@
-"""Kill a writer at a given row and compare what is in its file with what had to be."""
+"""Start victims, kill them, and compare what is in their files with what had to be."""
 
+from __future__ import annotations
+
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
+from typing import Any
 
-import h5py
-import numpy as np
+from tests.store.child import Plan, Tally
 
-from nanscope.store.reader import open_run
-from tests.store.child import COUNT
-from tests.store.files import bits, pattern
-
-
-@dataclass(frozen=True)
-class Kill:
-    """What one kill left: rows that were appended, found, and not as they were appended."""
-
-    appended: int
-    found: int
-    wrong: int
-    state: str
-    lost: tuple[str, ...]
-    open_seconds: float
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds until a victim that does not move is given up
 
 
-def kill_at(folder: Path, target: int, columns: int, pace: float = 0.0, *, real: bool = False) -> Kill:
-    """SIGKILL a writer once `target` rows were appended, open what it left; `real`: with full-size blocks."""
-    path, counter = folder / f"run{target}.h5", folder / f"count{target}"
-    counter.write_bytes(bytes(COUNT.size))
-    arguments = [str(path), str(counter), str(columns), str(pace), *(["real"] if real else [])]
-    with subprocess.Popen([sys.executable, "-m", "tests.store.child", *arguments]) as child:
-        while COUNT.unpack(counter.read_bytes())[0] < target and child.poll() is None:
-            pass
-        os.kill(child.pid, signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
-    result = examine(path, COUNT.unpack(counter.read_bytes())[0])
-    path.unlink()
-    return result
+class Nursery:
+    """Victims of one program, see `child.py`; one at a time."""
+
+    def __init__(self, module: str = "tests.store.child") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
+    def start(self, plan: Plan) -> Victim:
+        """A new victim."""
+        tally = Tally.make(Path(plan.tally))
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(plan)) + "\n")
+        self._process.stdin.flush()
+        return Victim(plan, int(self._line()), tally, self)
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def close(self) -> None:
+        """End the program."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
 
 
-def examine(path: Path, appended: int) -> Kill:
-    """Open the file with plain h5py and with the reader; compare every bit."""
-    with h5py.File(path) as file:
-        assert file.attrs["format"] == "nanscope-run"
-    start = time.perf_counter()
-    run = open_run(path)
-    seconds = time.perf_counter() - start
-    table = run.source.block(0, len(run))
-    same = (bits(table) == bits(pattern(0, len(run), table.shape[1]))).all(axis=1)
-    same &= run.steps == 3 * np.arange(len(run))
-    same &= run.source.times(0, len(run)) == np.arange(len(run)) / 8
-    return Kill(appended, len(run), int(np.count_nonzero(~same)), run.state, run.lost, seconds)
+@dataclass
+class Victim:
+    """A running training. `ended` is the moment at which it was seen to be over."""
+
+    plan: Plan
+    pid: int
+    tally: Tally
+    nursery: Nursery
+    ended: float = 0.0
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return Path(f"{self.plan.tally}.out").read_text()
+
+    def wait_for(self, number: int, least: float) -> None:
+        """Until a number of its tally is large enough."""
+        patience = time.monotonic() + PATIENCE
+        alive = True
+        while self.tally[number] < least:
+            assert alive, self.output
+            assert time.monotonic() < patience, self.output
+            time.sleep(0.0002)
+            alive = Path(f"/proc/{self.pid}").exists()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal, unless it is over already."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal."""
+        code = int(self.nursery._line())
+        self.ended = time.monotonic()
+        return code
+
+
+@dataclass
+class Ground:
+    """Where one trial takes place."""
+
+    folder: Path
+    nursery: Nursery
+    sites: int
+    mode: str
+    real: bool
+    dice: Random
+
+    def plan(self, **more: Any) -> Plan:
+        """A plan for a victim."""
+        names = self.folder / "run.h5", self.folder / "tally"
+        return Plan(*map(str, names), self.sites, self.mode, real=self.real, **more)
+
+    @contextmanager
+    def victim(self, plan: Plan) -> Iterator[Victim]:
+        """A victim that is gone at the end, with all its files."""
+        self.folder.mkdir()
+        victim = self.nursery.start(plan)
+        try:
+            yield victim
+        finally:
+            if not victim.ended:
+                victim.kill()
+                victim.wait()
+            shutil.rmtree(self.folder)

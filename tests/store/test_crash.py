@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import subprocess
 import sys
 import warnings
@@ -18,26 +17,6 @@ from nanscope.store.reader import open_run
 from nanscope.store.regions import write_all
 from nanscope.store.writer import RunWriter
 from tests.store.files import BLOCK, RING, append_pattern, assert_pattern, header, layout, writing
-from tests.store.killing import kill_at
-
-
-@pytest.mark.parametrize("target", random.Random(0).sample(range(1, 20 * RING), 10))
-def test_sigkill_loses_no_row(tmp_path: Path, target: int) -> None:
-    """Row mode: every row whose append returned is there, bit for bit, and nothing else."""
-    kill = kill_at(tmp_path, target, columns=20)
-    assert kill.appended <= kill.found <= kill.appended + 1
-    assert kill.wrong == 0
-    assert kill.lost == ()
-    assert kill.state == "killed"
-
-
-@pytest.mark.parametrize("target", [1, 100, 700])
-def test_sigkill_in_batch_mode(tmp_path: Path, target: int) -> None:
-    """Batch mode: what is found is an exact prefix of what was appended."""
-    kill = kill_at(tmp_path, target, columns=1100, pace=1e-3)
-    assert kill.wrong == 0
-    assert kill.lost == ()
-    assert kill.found <= kill.appended + 1
 
 
 def full_beyond(limit: int) -> Any:

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-import h5py
-import numpy as np
 
 from nanscope import __version__
 from nanscope.errors import RunFileError
-from nanscope.run import Column, Header
-from nanscope.store.layout import Layout, row_words
-from nanscope.store.schema import FORMAT, MAJOR, arrays
-from nanscope.store.text import clean, clean_json
-from nanscope.values import Kind, Site
+from nanscope.run import Header
+from nanscope.store.guard import is_ours
+from nanscope.store.headers import read_header
+from nanscope.store.inventory import Attribute, Inventory
+from nanscope.store.layout import Layout
+from nanscope.store.sandbox import damaged, take_inventory
+from nanscope.store.schema import FORMAT, MAJOR
+from nanscope.store.sizes import check_compact, live_layout, offsets_of
+from nanscope.store.text import clean
+from nanscope.store.watched import read_at
+
+PARTS = 1_000_000
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# what h5py, numpy and json raise on a file that is not as the schema says
-_DAMAGE = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+# what numpy, json and look-ups raise on contents that are not as the schema says
+_UNSOUND = (KeyError, IndexError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Header, sizes and the offset of every dataset by name; `host` is the machine that recorded.
+    """What is fixed in one file of a run.
 
-    `part` counts from 1; a compacted file holds `parts` of them.
+    Attributes:
+        header: as in `Run`.
+        layout: sizes of a live file; None where the file is compacted.
+        offsets: of every dataset of a live file, by name.
+        inventory: everything that is in the file; its texts are not cleaned.
+        host: the machine that recorded.
+        run_id: 32 hex digits, the same in all parts of a run.
+        part: number of this part, from 1.
+        parts: how many of them the file holds, this one and those after it.
     """
 
     header: Header
-    layout: Layout
+    layout: Layout | None
     offsets: dict[str, int]
+    inventory: Inventory
     host: str
     run_id: str
     part: int = 1
@@ -53,120 +65,86 @@ def open_contents(path: Path, name: str) -> tuple[Contents, int]:
         The contents, and a descriptor of the file that the caller closes.
 
     Raises:
-        RunFileError: no such file, or not a run file that this version reads.
+        RunFileError: no such file, or not a run file that this version reads, or one made to do harm.
     """
     descriptor = _open(path, name)
     try:
         _check_kind(descriptor, name)
-        return _read_contents(descriptor, name), descriptor
+        inventory = take_inventory(descriptor, name)
+        _check_format(inventory, name)
+        try:
+            return _contents(descriptor, inventory), descriptor
+        except _UNSOUND as error:
+            raise damaged(name) from error
     except BaseException:
         os.close(descriptor)
         raise
 
 
 def _open(path: Path, name: str) -> int:
+    # a FIFO would block until somebody writes to it; Windows would change line ends
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would block until somebody writes to it
+        return os.open(path, flags)
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         raise RunFileError(f"{name} cannot be read ({reason})", "check the name") from error
 
 
 def _check_kind(descriptor: int, name: str) -> None:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         raise RunFileError(f"{name} is not a regular file", "give the name of a run file")
-    if os.pread(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
+    if status.st_size == 0:
+        raise RunFileError(f"{name} is empty, so it is not an HDF5 file", "give the name of a run file")
+    if read_at(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
         raise RunFileError(f"{name} is not an HDF5 file", "give the name of a run file, such as run.h5")
 
 
-def _read_contents(descriptor: int, name: str) -> Contents:
-    # through a Python file: the file that was checked, no lock, nothing shared with other users of libhdf5
-    plain = io.FileIO(descriptor, closefd=False)
-    try:
-        with h5py.File(plain, "r") as file:
-            _check_format(file, name)
-            layout = _layout(file)
-            offsets = {spec.name: _offset(file[spec.name], spec.shape, spec.dtype) for spec in arrays(layout)}
-            header = _header(file)
-            host, run_id = str(file.attrs["host"]), str(file.attrs["run_id"])
-            part, parts = int(file.attrs["part"]), int(file.attrs.get("parts", 1))
-    except _DAMAGE as error:
-        _refuse_damaged(name, error)
-    if len(header.columns) != layout.columns:
-        _refuse_damaged(name, None)
-    size = os.fstat(descriptor).st_size
-    if any(offsets[spec.name] + spec.nbytes > size for spec in arrays(layout)):
-        _refuse_damaged(name, None)
-    return Contents(header, layout, offsets, host, run_id, part, parts)
-
-
-def _refuse_damaged(name: str, error: Exception | None) -> NoReturn:
-    raise RunFileError(
-        f"{name} is damaged or cut short", "copy it again from where it was recorded"
-    ) from error
-
-
-def _check_format(file: Any, name: str) -> None:
-    if str(file.attrs.get("format", "")) != FORMAT:
+def _check_format(inventory: Inventory, name: str) -> None:
+    attributes = inventory.attributes
+    if attributes.get("format") != FORMAT:
         raise RunFileError(f"{name} is an HDF5 file but no nanscope run file", "give the name of a run file")
-    version = str(file.attrs["format_version"])
-    if int(version.partition(".")[0]) != MAJOR:
-        writer = clean(str(file.attrs.get("nanscope_version", "unknown")))
+    if not is_ours(attributes):
+        version, writer = (
+            clean(str(attributes.get(key, "unknown"))) for key in ("format_version", "nanscope_version")
+        )
         raise RunFileError(
-            f"{name} was written by nanscope {writer} in format {clean(version)}, this is {__version__}",
+            f"{name} was written by nanscope {writer} in format {version}, "
+            f"this is nanscope {__version__}, which reads format {MAJOR}",
             "pip install -U nanscope",
         )
 
 
-def _layout(file: Any) -> Layout:
-    """The sizes, from the shapes; `_offset` then holds every dataset against them."""
-    slots, columns, block = file["series/blocks"].shape
-    blocks = file["live/index"].shape[0]
-    ring, words = file["live/ring"].shape
-    if min(slots, blocks, columns, block, ring) < 1 or ring % block or words != row_words(columns):
-        raise ValueError("shapes that do not fit together")
-    finest = next((rows for rows in (64, 512) if f"pyramid/x{rows}" in file), block)
-    return Layout(columns, block, ring, blocks, slots, finest)
-
-
-def _offset(dataset: Any, shape: tuple[int, ...], dtype: str) -> int:
-    offset = dataset.id.get_offset()
-    # only a contiguous dataset within this file has an offset
-    if offset is None or dataset.shape != shape or dataset.dtype != np.dtype(dtype):
-        raise ValueError(f"{dataset.name} is not as the schema says")
-    return int(offset)
-
-
-def _header(file: Any) -> Header:
-    config, environment, model = (
-        clean_json(json.loads(file[name].asstr()[()])) for name in ("config", "env", "model")
-    )
-    created = float(file.attrs["created"])
-    return Header(_columns(file), config, environment, tuple(model), created)
-
-
-def _columns(file: Any) -> tuple[Column, ...]:
-    series, columns = file["series"], file["columns"]
-    sites, stats, scalars = _sites(series), _strings(series["stat"]), _strings(series["scalar"])
-    pairs = zip(columns["site"][:].tolist(), columns["stat"][:].tolist(), strict=True)
-    return tuple(
-        Column(None, scalars[stat]) if site == -1 else Column(sites[site], stats[stat])
-        for site, stat in pairs
+def _contents(descriptor: int, inventory: Inventory) -> Contents:
+    attributes = inventory.attributes
+    header = read_header(descriptor, inventory)
+    live = {"live": True, "compact": False}[str(attributes["layout"])]
+    layout = live_layout(inventory.arrays) if live else None
+    if layout is None:
+        check_compact(inventory.arrays, os.fstat(descriptor).st_size)
+    elif len(header.columns) != layout.columns:
+        raise ValueError("columns that do not fit the rows")
+    return Contents(
+        header=header,
+        layout=layout,
+        offsets=offsets_of(layout, inventory.arrays, os.fstat(descriptor).st_size) if layout else {},
+        inventory=inventory,
+        host=clean(str(attributes["host"])),
+        run_id=_run_id(attributes["run_id"]),
+        part=_number(attributes["part"]),
+        parts=_number(attributes.get("parts", 1)),
     )
 
 
-def _sites(series: Any) -> list[Site]:
-    fields = zip(
-        _strings(series["site_module"]),
-        _strings(series["site_kind"]),
-        _strings(series["site_module_type"]),
-        series["site_order"][:].tolist(),
-        _strings(series["site_dtype"]),
-        series["site_numel"][:].tolist(),
-        strict=True,
-    )
-    return [Site(name, Kind(kind), *rest) for name, kind, *rest in fields]
+def _run_id(value: Attribute) -> str:
+    # it becomes part of the name of a file that is looked for
+    if not isinstance(value, str) or not _RUN_ID.fullmatch(value):
+        raise ValueError("no run id")
+    return value
 
 
-def _strings(dataset: Any) -> list[str]:
-    return [clean(text) for text in dataset.asstr(errors="replace")[:]]
+def _number(value: Attribute) -> int:
+    if not isinstance(value, int) or not 1 <= value <= PARTS:
+        raise ValueError("no number of a part")
+    return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Attribute = str | int | float
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -15,12 +17,23 @@ class Stored:
         dtype: type of an element as numpy spells it, such as `<f4`.
         offset: of its first byte in the file; None where it is stored in chunks (or has no element).
         chunks: shape of a chunk, None where it is contiguous.
+        filters: what each chunk went through when it was written, in this order: `shuffle`, `deflate` or
+            `fletcher32`.
     """
 
     shape: tuple[int, ...]
     dtype: str
     offset: int | None
     chunks: tuple[int, ...] | None = None
+    filters: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all elements in bytes, stored or not."""
+        size = int(self.dtype[-1])
+        for length in self.shape:
+            size *= length
+        return size
 
 
 @dataclass(frozen=True)
@@ -29,10 +42,11 @@ class Inventory:
 
     Attributes:
         attributes: of the root, by name; only those that the format knows.
-        texts: every string dataset by its path without the leading slash, flattened; a scalar is a list of one.
+        texts: every string dataset, flattened, by its path without the leading slash; a scalar is a list of
+            one.
         arrays: every numeric dataset by its path.
     """
 
-    attributes: Mapping[str, str | int | float]
+    attributes: Mapping[str, Attribute]
     texts: Mapping[str, list[str]] = field(default_factory=dict)
     arrays: Mapping[str, Stored] = field(default_factory=dict)

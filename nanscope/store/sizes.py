@@ -1,0 +1,73 @@
+"""Sizes of a run file from the shapes in it, within the bounds of what a reader allocates by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nanscope.store.inventory import Stored
+from nanscope.store.layout import Layout, row_words
+from nanscope.store.schema import arrays
+
+COLUMNS, ROWS, BLOCKS = 1_000_000, 1 << 26, 1 << 20
+SHORTEST_BLOCK, LONGEST_BLOCK = 16, 1 << 16
+RING_ROWS, RING_BYTES = 1 << 18, 256 << 20
+DEFLATE_RATIO = 1032  # the most that deflate can make of a byte (zlib's technical details)
+
+
+def live_layout(found: Mapping[str, Stored]) -> Layout:
+    """The sizes of a live file.
+
+    Raises:
+        KeyError, ValueError: datasets are missing, do not fit together, or are too large to be read.
+    """
+    slots, columns, block = found["series/blocks"].shape
+    blocks = found["live/index"].shape[0]
+    ring, words = found["live/ring"].shape
+    bounds = (
+        0 < columns <= COLUMNS,
+        SHORTEST_BLOCK <= block <= LONGEST_BLOCK and block & (block - 1) == 0,
+        0 < slots <= blocks <= BLOCKS and blocks * block <= ROWS,
+        0 < ring <= RING_ROWS and ring % block == 0,
+        words == row_words(columns) and 4 * ring * words <= RING_BYTES,
+    )
+    if not all(bounds):
+        raise ValueError("shapes that do not fit together")
+    finest = next((rows for rows in (64, 512) if f"pyramid/x{rows}" in found), block)
+    snapshots = [found[name] for name in _snapshots(found)]
+    snapshot_bytes = snapshots[0].nbytes if snapshots else 0
+    return Layout(columns, block, ring, blocks, slots, finest, len(snapshots), snapshot_bytes)
+
+
+def offsets_of(layout: Layout, found: Mapping[str, Stored], size: int) -> dict[str, int]:
+    """Where each dataset of a live file begins, held against the schema and the file's size in bytes.
+
+    Raises:
+        KeyError, ValueError: one is missing, of another shape or type, in chunks, or reaches beyond the end.
+    """
+    offsets = {}
+    for spec in arrays(layout):
+        stored = found[spec.name]
+        if stored.offset is None or (stored.shape, stored.dtype) != (spec.shape, spec.dtype):
+            raise ValueError(f"{spec.name} is not as the schema says")
+        if stored.offset + spec.nbytes > size:
+            raise ValueError(f"{spec.name} reaches beyond the end")
+        offsets[spec.name] = stored.offset
+    return offsets
+
+
+def check_compact(found: Mapping[str, Stored], size: int) -> None:
+    """Hold the number of rows of a compacted file against its size in bytes.
+
+    Cells without a chunk cost nothing in the file, so that the values' sizes say nothing; but every step is
+    stored, and deflate has a largest ratio.
+
+    Raises:
+        KeyError, ValueError: there are more rows than a file of this size can hold, or than are read.
+    """
+    (rows,) = found["series/step"].shape
+    if rows > ROWS or 8 * rows > DEFLATE_RATIO * size:
+        raise ValueError("more rows than there is room for")
+
+
+def _snapshots(found: Mapping[str, Stored]) -> list[str]:
+    return sorted(name for name in found if name.startswith("snapshots/slot"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
 from nanscope.detectors import detect
+from nanscope.kept import hidden_nonfinite, kept_rows
 from nanscope.reasons import causes
 from nanscope.run import Run
 from nanscope.trail import elements, trail
@@ -27,9 +28,13 @@ def diagnose(run: Run | str | Path) -> Diagnosis:
         from nanscope.store.reader import open_run  # noqa: PLC0415
 
         run = open_run(run)
+    unseen = hidden_nonfinite(run)
+    run = kept_rows(run)
     findings = detect(run)
     found = causes(run, findings)
     verdict = _verdict(run, findings)
+    if unseen and verdict is Verdict.HEALTHY:
+        verdict = Verdict.SUSPICIOUS
     return Diagnosis(
         verdict,
         _summary(run, verdict, findings, found),
@@ -38,8 +43,14 @@ def diagnose(run: Run | str | Path) -> Diagnosis:
         findings,
         _remedies(run, findings, found),
         trail(run, findings),
-        (*_no_cause(verdict, found), *unknowns(run, findings)),
+        (*_no_cause(verdict, found), *_unseen(unseen), *unknowns(run, findings)),
     )
+
+
+def _unseen(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (f"when exactly norms were non-finite ({count:,} times): those steps are kept as summaries only",)
 
 
 def _no_cause(verdict: Verdict, found: tuple[Cause, ...]) -> tuple[str, ...]:
@@ -88,12 +99,17 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
         assert collapse is not None
         return f"the training collapsed: {collapse.message}"
     if verdict is Verdict.SUSPICIOUS:
-        worst = [finding for finding in findings if finding.severity >= Severity.WARNING]
-        if not worst:
-            return f"nothing was found in {len(run)} steps, but the training raised {_raised(run)}"
+        return _suspicious(run, [finding for finding in findings if finding.severity >= Severity.WARNING])
+    return f"nothing wrong was found in {len(run)} recorded steps"
+
+
+def _suspicious(run: Run, worst: list[Finding]) -> str:
+    if worst:
         more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
         return f"nothing broke for good, but look at this: {worst[0].message}{more}"
-    return f"nothing wrong was found in {len(run)} recorded steps"
+    if run.events_of("error"):
+        return f"nothing was found in {len(run)} steps, but the training raised {_raised(run)}"
+    return f"nothing was found in {len(run)} steps, but norms were non-finite in steps between them"
 
 
 def _raised(run: Run) -> str:

@@ -114,6 +114,9 @@ class Source(Protocol):
     def rows(self) -> int:
         """Number of rows."""
 
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """Ranges (first row, row after the last) whose values are kept, rising; the rest are summaries."""
+
     def column(self, index: int, start: int, stop: int) -> Floats:
         """One column, shape (stop - start,); MISSING also where the file keeps no more than a summary."""
 

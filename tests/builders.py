@@ -38,6 +38,10 @@ class ArraySource:
         """Number of rows."""
         return len(self._steps)
 
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """All rows."""
+        return ((0, self.rows),)
+
     def column(self, index: int, start: int, stop: int) -> Floats:
         """One column, shape (stop - start,)."""
         return self._columns[index][start:stop]
@@ -221,7 +225,7 @@ def diverged_run(rows: int = 1500, birth: int = 1440, growth: int = 40, **change
 
     The loss is NaN from `birth` on, the weights after its update, every logit one step later.
     """
-    size = 8.0 ** np.maximum(0, np.arange(rows) - (birth - growth))
+    size = 8.0 ** np.clip(np.arange(rows) - (birth - growth), 0, 100)
     size = np.minimum(size, 1e35)
     loss = 2.3 * size * _noise(rows, 51, 0.5)
     weights = {name: every(100, 18 * size) for name in PARAMETERS}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import MISSING, Column, Floats, Overview, Source
+from nanscope.store.source import merged
 
 Key = tuple[str, str, str]
 
@@ -63,6 +64,11 @@ class JoinedSource:
     def rows(self) -> int:
         """Number of rows."""
         return self._pieces[-1].stop
+
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows whose values are kept."""
+        ranges = ((piece.first, bounds) for piece in self._pieces for bounds in piece.source.whole())
+        return merged([(first + start, first + stop) for first, (start, stop) in ranges])
 
     def column(self, index: int, start: int, stop: int) -> Floats:
         """One column, shape (stop - start,)."""

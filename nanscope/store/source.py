@@ -40,6 +40,13 @@ class FileSource:
         """Number of rows."""
         return self._edge + len(self._recovered.values)
 
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows whose values are kept."""
+        block = self._layout.block
+        kept = [i for i, number in enumerate(self._blocks) if self._slots[number] >= 0]
+        ranges = [(i * block, (i + 1) * block) for i in kept]
+        return merged([*ranges, (self._edge, self.rows)])
+
     def column(self, index: int, start: int, stop: int) -> Floats:
         """One column, shape (stop - start,)."""
         numbers, skip = self._blocks_of(start, stop)
@@ -142,3 +149,14 @@ class FileSource:
         if not len(stored):
             return kept.copy()
         return np.concatenate([stored, kept])[: stop - start] if len(kept) else stored[: stop - start]
+
+
+def merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Rising ranges, with those that touch made one and empty ones left out."""
+    out: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if out and out[-1][1] == start:
+            out[-1] = out[-1][0], stop
+        elif start < stop:
+            out.append((start, stop))
+    return tuple(out)

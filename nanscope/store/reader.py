@@ -9,6 +9,7 @@ from typing import Any
 
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header, Run, Source
+from nanscope.store.compacted import open_compact
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.joined import join
 from nanscope.store.journal import parse
@@ -30,7 +31,8 @@ class Part:
 
     Attributes:
         path: of the file.
-        contents: what is fixed in it; `raw` reads the rest.
+        contents: what is fixed in it.
+        raw: reads the rest of a live file; None where it is compacted.
         header: with the names that spare scalars got.
         source: its rows.
         events: all of them, oldest first, epochs included.
@@ -39,7 +41,7 @@ class Part:
 
     path: Path
     contents: Contents
-    raw: RawFile
+    raw: RawFile | None
     header: Header
     source: Source
     events: tuple[Event, ...]
@@ -132,7 +134,13 @@ def _number_after(part: Part) -> int:
 def _open_part(path: Path) -> Part:
     name = clean(str(path))
     contents, descriptor = open_contents(path, name)
-    raw = RawFile(name, descriptor, contents.layout, contents.offsets)
+    if contents.layout is not None:
+        return _live_part(path, contents, RawFile(name, descriptor, contents.layout, contents.offsets))
+    found = open_compact(name, descriptor, contents.header, contents.inventory)
+    return Part(path, contents, None, contents.header, found.source, found.events, found.state, found.lost)
+
+
+def _live_part(path: Path, contents: Contents, raw: RawFile) -> Part:
     recovered = recover(raw)
     events, unreadable = _events(raw)
     torn = (f"{unreadable:,} events are unreadable",) if unreadable else ()

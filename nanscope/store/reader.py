@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,16 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunFileError: there is no such file, or it is not a run file that this version reads.
     """
-    parts, lost = open_parts(Path(path))
+    return run_of(clean(str(path)), *open_parts(Path(path)))
+
+
+def run_of(name: str, parts: Sequence[Part], lost: Sequence[str] = ()) -> Run:
+    """The parts of a run as one; `name` and `lost` as in `Run`."""
     columns, source = join([(part.header.columns, part.source) for part in parts])
     events = [event for part in parts for event in part.events]
     epochs = [epoch for epoch in map(_epoch, _of_kind(events, "epoch")) if epoch is not None]
     return Run(
-        name=clean(str(path)),
+        name=name,
         header=replace(parts[0].header, columns=columns, model=parts[-1].header.model),
         source=source,
         state=parts[-1].state,

@@ -2,7 +2,7 @@
 
 - `train.py`: train the experiment
 - `answers.py`: diagnose, compare, replay: what happened in a run
-- `files.py`: export
+- `files.py`: info, verify, compact, export: the run file itself
 - `options.py`: what several commands take; `output.py`: a file that a command writes
 """
 
@@ -16,7 +16,7 @@ import click
 
 from nanscope import __version__
 from nanscope.cli import answers, files, train
-from nanscope.cli.options import INTERRUPTED
+from nanscope.cli.options import INTERRUPTED, complain
 from nanscope.errors import NanscopeError
 
 EXIT_CODES = """\b
@@ -27,7 +27,16 @@ Exit codes:
     3  a file that cannot be read, or is damaged
   130  interrupted"""
 
-COMMANDS = (train.train, answers.diagnose, answers.compare, answers.replay, files.export)
+COMMANDS = (
+    train.train,
+    answers.diagnose,
+    answers.compare,
+    answers.replay,
+    files.info,
+    files.verify,
+    files.compact,
+    files.export,
+)
 
 
 class _Commands(click.Group):
@@ -69,6 +78,5 @@ def main() -> NoReturn:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    line = "".join(c if c.isprintable() else "?" for c in text)
-    click.echo(f"nanscope: {line}", err=True)
+    complain(text)
     sys.exit(code)

@@ -1,20 +1,26 @@
-"""The commands on the run file itself: `export`."""
+"""The commands on the run file itself: `info`, `verify`, `compact`, `export`."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import click
 
-from nanscope.cli.options import run_argument
+from nanscope.cli.options import complain, format_option, run_argument, runs_argument
 from nanscope.cli.output import new_file
-from nanscope.errors import UsageError
+from nanscope.errors import NanscopeError, UsageError
 
+if TYPE_CHECKING:  # importing it for real would load h5py
+    from nanscope.store.compact import Compaction
+
+T = TypeVar("T")
+
+DAMAGED = 3  # exit code
 TABLES = ("csv", "parquet")
 _DIGITS = 18  # of the largest step; int() itself refuses thousands of digits, with a traceback
 
@@ -26,6 +32,95 @@ def _steps(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     ):
         raise UsageError(f"{text!r} is no range of steps", "write it like --steps 100:200, 100: or :200")
     return int(first) if first else None, int(end) if end else None
+
+
+@click.command()
+@runs_argument
+@format_option
+def info(runs: tuple[Path, ...], form: str) -> NoReturn:
+    """Say what is in each of RUNS: settings, steps, sites, files, sizes, health."""
+    from nanscope.reporters import ABOUT_REPORTERS  # noqa: PLC0415 - loads rich
+    from nanscope.store.about import about  # noqa: PLC0415 - loads numpy
+
+    found, code = _each(runs, about)
+    if found:
+        ABOUT_REPORTERS[form](found, sys.stdout)
+    sys.exit(code)
+
+
+@click.command()
+@runs_argument
+@format_option
+def verify(runs: tuple[Path, ...], form: str) -> NoReturn:
+    """Check every checksum, count and summary in RUNS; exit with 0 where all is sound, else with 3."""
+    from nanscope.reporters import VERIFICATION_REPORTERS  # noqa: PLC0415 - loads rich
+    from nanscope.reporters.bar import Bar  # noqa: PLC0415 - loads rich
+    from nanscope.store.verify import Verification  # noqa: PLC0415 - loads numpy
+    from nanscope.store.verify import verify as verify_run  # noqa: PLC0415 - the same
+
+    def check(path: Path) -> Verification:
+        with Bar(str(path), sys.stderr) as show:
+            return verify_run(path, show)
+
+    found, code = _each(runs, check)
+    if found:
+        VERIFICATION_REPORTERS[form](found, sys.stdout)
+    sys.exit(DAMAGED if any(each.problems for each in found) else code)
+
+
+@click.command()
+@runs_argument
+@click.option(
+    "--precision", type=click.Choice(("12bit",)),
+    help="Round norms to 12 bits of mantissa, which is said in the file; without it every bit is kept.",
+)  # fmt: skip
+def compact(runs: tuple[Path, ...], precision: Literal["12bit"] | None) -> NoReturn:
+    """Compress RUNS in place, once nobody writes them; each is checked before it replaces the original."""
+    from nanscope.reporters.bar import Bar  # noqa: PLC0415 - loads rich
+    from nanscope.store.compact import compact as compact_run  # noqa: PLC0415 - the same
+
+    def shrink(path: Path) -> Compaction:
+        with Bar(str(path), sys.stderr) as show:
+            done = compact_run(path, precision=precision, progress=show)
+        click.echo(_sizes(done))
+        return done
+
+    found, code = _each(runs, shrink)
+    if found:
+        names = " ".join(shlex.quote(str(done.path)) for done in found)
+        click.echo(f"\nnanscope {'compare' if len(found) > 1 else 'diagnose'} {names}")
+    sys.exit(code)
+
+
+def _sizes(done: Compaction) -> str:
+    from nanscope.numbers import count, duration, size  # noqa: PLC0415 - with what needs it
+
+    if not done.done:
+        return f"{_shown(done.path)}: is compacted already and was left alone"
+    share = f" ({done.after_bytes / done.before_bytes:.0%})" if done.before_bytes else ""
+    pace = (
+        f"{count(done.rows)} steps, {size(round(done.after_bytes / done.rows))} each"
+        if done.rows
+        else "no steps"
+    )
+    sizes = f"{size(done.before_bytes)} -> {size(done.after_bytes)}{share}"
+    return f"{_shown(done.path)}: {sizes}, {pace}, in {duration(done.seconds)}"
+
+
+def _shown(path: Path) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(path))
+
+
+def _each(runs: Sequence[Path], look: Callable[[Path], T]) -> tuple[list[T], int]:
+    """What came of each run, and an exit code; one that cannot be read does not keep the others waiting."""
+    found, code = [], 0
+    for run in runs:
+        try:
+            found.append(look(run))
+        except NanscopeError as error:
+            complain(str(error))
+            code = max(code, error.exit_code)
+    return found, code
 
 
 @click.command()
@@ -56,7 +151,7 @@ def export(
         raise UsageError(f"{form} goes into a file", f"name it: nanscope export {run} --to {form} -o FILE")
     recorded = open_run(run)
     selection = select(recorded, patterns, steps)
-    with _destination(output) as out, Bar(recorded.name, "rows", sys.stderr) as show:
+    with _destination(output) as out, Bar(recorded.name, sys.stderr) as show:
         WRITERS[form](recorded, selection, out, show)
     if output is not None:
         table = (

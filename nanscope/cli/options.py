@@ -15,3 +15,9 @@ format_option = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
     help="Text to read, or JSON for a program.",
 )  # fmt: skip
+
+
+def complain(text: str) -> None:
+    """Tell of a mistake or a bad file: one line on standard error, whatever names are in it."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    click.echo(f"nanscope: {line}", err=True)

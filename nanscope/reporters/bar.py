@@ -9,7 +9,6 @@ from typing import Self, TextIO
 from rich.live import Live
 from rich.text import Text
 
-from nanscope.numbers import count
 from nanscope.reporters._page import CALM, DIM, STRONG, Page, clip
 
 PATIENCE = 0.5  # seconds before anything is drawn
@@ -21,15 +20,15 @@ LABEL_CELLS = 30
 class Bar:
     """One line that is drawn again and again, and gone when the work is done.
 
-        with Bar("run.h5", "rows", sys.stderr) as show:
+        with Bar("run.h5", sys.stderr) as show:
             work(..., progress=show)
 
-    It draws within the call and starts no thread.
+    It draws within the call and starts no thread; the calls may come from any thread, one at a time.
     """
 
-    def __init__(self, label: str, unit: str, out: TextIO) -> None:
+    def __init__(self, label: str, out: TextIO) -> None:
         self._page = Page(out)
-        self._label, self._unit = label, unit
+        self._label = label
         self._live = (
             Live(console=self._page.console, auto_refresh=False, transient=True) if out.isatty() else None
         )
@@ -61,5 +60,5 @@ class Bar:
             "  ",
             (glyphs.done * cells, CALM),
             (glyphs.left * (CELLS - cells), DIM),
-            f"  {share:4.0%}  {count(done)} {self._unit}",
+            f"  {share:4.0%}",
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from nanscope.store.about import About
+from nanscope.store.verify import Verification
 from nanscope.values import DIAGNOSIS_SCHEMA, plain
 from nanscope.view import Compared, Comparison, View
+
+FILES_SCHEMA = 1  # of what `info` and `verify` say
 
 
 def render_json(view: View, out: TextIO) -> None:
@@ -19,6 +23,17 @@ def render_comparison_json(comparison: Comparison, out: TextIO) -> None:
     """Write all cases in the order given, each with its diagnosis and its run."""
     cases = [_case(case) for case in comparison.cases]
     _write({"schema": DIAGNOSIS_SCHEMA, "difference": comparison.difference, "cases": cases}, out)
+
+
+def render_about_json(runs: Sequence[About], out: TextIO) -> None:
+    """Write what is in each run file."""
+    _write({"schema": FILES_SCHEMA, "runs": [plain(about.to_dict()) for about in runs]}, out)
+
+
+def render_verifications_json(found: Sequence[Verification], out: TextIO) -> None:
+    """Write what was found in each run file; `sound` sums it up."""
+    runs = [{**plain(verification), "sound": not verification.problems} for verification in found]
+    _write({"schema": FILES_SCHEMA, "runs": runs}, out)
 
 
 def _case(case: Compared) -> dict[str, Any]:

@@ -1,0 +1,290 @@
+"""Read a compacted run file: its rows, its pyramid, its events. libhdf5 has no part in it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanscope.run import Floats, Header, Overview, Source
+from nanscope.store.chunks import Cache, Chunked, OpenFile
+from nanscope.store.fold import FIELDS, Event, parse_line, unfold
+from nanscope.store.head import STATES
+from nanscope.store.inventory import Inventory, Stored
+from nanscope.store.joined import JoinedSource, Piece
+from nanscope.store.journal import to_json
+from nanscope.store.overview import overview
+from nanscope.store.pyramid import QUANTITIES
+from nanscope.store.text import clean
+
+LONGEST_CHUNK = 1 << 13  # rows, or buckets
+LEAST_BUCKET = 16  # rows: bounds what one overview may take
+LEVELS = ("pyramid/x64", "pyramid/x512", "pyramid/block")
+KILLED = "killed"
+_UNSOUND = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What the file says of one of the parts that it was made of.
+
+    Attributes:
+        rows: number of rows.
+        levels: its pyramid, fine to coarse: name and rows per bucket.
+        thins: whether the values of some rows may be gone.
+        whole: ranges of rows whose values are kept.
+        columns: the columns of the run that this part recorded.
+    """
+
+    rows: int
+    levels: Mapping[str, int]
+    thins: bool
+    whole: tuple[tuple[int, int], ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compacted file holds beside its header.
+
+    Attributes:
+        source: the rows of all parts in it.
+        events: oldest first, epochs included.
+        state, lost: as in `Run`.
+        parts: what the file says of each of them.
+        tables: the chunked datasets: `columns`, `step`, `time` and the levels of the pyramid.
+    """
+
+    source: Source
+    events: tuple[Event, ...]
+    state: str
+    lost: tuple[str, ...]
+    parts: tuple[PartRecord, ...]
+    tables: Mapping[str, Chunked]
+
+
+def checksum(value: Any) -> int:
+    """CRC-32 of a text dataset (a list of strings) or of a numeric one (its bytes)."""
+    return zlib.crc32(value if isinstance(value, bytes) else to_json(value).encode("ascii"))
+
+
+def open_compact(name: str, descriptor: int, header: Header, inventory: Inventory) -> Compacted:
+    """Read what is fixed in a compacted file.
+
+    Args:
+        name: how messages call it.
+        descriptor: the open file. It is closed when the source is forgotten, or at once on an error.
+        header: its header.
+        inventory: where everything is.
+
+    Raises:
+        RunFileError: the file is damaged.
+    """
+    file = OpenFile(name, descriptor)
+    try:
+        _check(file, inventory)
+        record = json.loads(inventory.texts["state"][0])
+        rows = inventory.arrays["series/step"].shape[0]
+        parts = [_part(item, len(header.columns)) for item in record["parts"]]
+        if not parts or sum(part.rows for part in parts) != rows:
+            raise ValueError("rows that do not add up")
+        tables = _tables(file, inventory, len(header.columns), parts)
+        events = [*map(parse_line, inventory.texts.get("findings", [])), *_epochs(file, inventory)]
+        state, lost = _state(record["state"]), tuple(clean(sentence) for sentence in record["lost"])
+    except _UNSOUND as error:
+        raise file.damaged("does not say consistently what it holds") from error
+    source = _source(tables, parts, len(header.columns))
+    return Compacted(source, tuple(events), state, lost, tuple(parts), tables)
+
+
+def _check(file: OpenFile, inventory: Inventory) -> None:
+    """Hold texts and small numbers against their checksums; chunks have their own."""
+    for name, crc in json.loads(inventory.texts["checksums"][0]).items():
+        stored = inventory.arrays.get(name)
+        value = inventory.texts[name] if stored is None else file.read(_offset(stored), stored.nbytes)
+        if checksum(value) != crc:
+            raise file.damaged(f"has a wrong checksum for {clean(name)}")
+
+
+def _offset(stored: Stored) -> int:
+    if stored.offset is None:
+        raise ValueError("in chunks")
+    return stored.offset
+
+
+def _state(word: Any) -> str:
+    if word not in (*STATES, KILLED) or word == STATES[0]:
+        raise ValueError("a state that no compacted run has")
+    return str(word)
+
+
+def _part(value: Any, columns: int) -> PartRecord:
+    match value:
+        case {
+            "rows": int(rows),
+            "levels": dict(levels),
+            "thins": bool(thins),
+            "whole": list(whole),
+            "columns": list(places),
+        }:
+            part = PartRecord(
+                rows, levels, thins, tuple((start, stop) for start, stop in whole), tuple(places)
+            )
+        case _:
+            raise ValueError("no part")
+    edges = [0, *(edge for edges in part.whole for edge in edges), rows]
+    sizes = [levels[name] for name in LEVELS if name in levels]
+    sound = (
+        all(type(number) is int for number in (*edges, *sizes, *places)),
+        edges == sorted(edges),
+        all(0 <= place < columns for place in places),
+        list(levels) == [name for name in LEVELS if name in levels],
+        sizes == sorted(sizes) and sizes[0] >= LEAST_BUCKET,
+    )
+    if not all(sound):
+        raise ValueError("a part that cannot be")
+    return part
+
+
+def _tables(
+    file: OpenFile, inventory: Inventory, columns: int, parts: list[PartRecord]
+) -> dict[str, Chunked]:
+    """The chunked datasets by name, once their shapes are as the parts need them."""
+    arrays, cache = inventory.arrays, Cache()
+    step = arrays["series/step"]
+    rows, chunk = step.shape[0], step.chunks[0] if step.chunks else 1
+
+    def table(name: str, dtype: str, series: int) -> Chunked:
+        return Chunked(file, cache, name, dtype, series=series, planes=1, length=rows, chunk=chunk, index=0)
+
+    tables = {
+        "columns": table("columns", "<f4", columns),
+        "step": table("step", "<i8", 1),
+        "time": table("time", "<f8", 1),
+    }
+    for name in LEVELS:
+        cells = sum(buckets(part, name) for part in parts)
+        width = _width(arrays[name], columns, cells) if cells else 1
+        tables[name] = replace(
+            tables["columns"], name=short(name), planes=len(QUANTITIES), length=cells, chunk=width
+        )
+    return {name: replace(found, index=_index(found, arrays)) for name, found in tables.items()}
+
+
+def _width(stored: Stored, columns: int, cells: int) -> int:
+    """Buckets in a chunk of a level."""
+    if stored.shape != (columns, len(QUANTITIES), cells) or stored.chunks is None:
+        raise ValueError("a pyramid of another shape")
+    return stored.chunks[2]
+
+
+def _index(table: Chunked, arrays: Mapping[str, Stored]) -> int:
+    """Where the file says where a dataset's chunks are."""
+    if not 0 < table.chunk <= LONGEST_CHUNK:
+        raise ValueError("chunks that are too long")
+    if not table.length:
+        return 0  # there is no chunk to look up
+    index = arrays[f"chunks/{table.name}"]
+    if (index.shape, index.dtype) != ((table.series, table.chunks, 3), "<u8"):
+        raise ValueError("an index of another shape")
+    if _offset(index) + index.nbytes > table.file.size:  # so that a small file cannot claim a long run
+        raise ValueError("an index beyond the end")
+    return _offset(index)
+
+
+def buckets(part: PartRecord, level: str) -> int:
+    """Buckets that a part has at a level."""
+    return -(-part.rows // part.levels[level]) if level in part.levels else 0
+
+
+def short(level: str) -> str:
+    """Name of a level below /chunks."""
+    return level.removeprefix("pyramid/")
+
+
+def _epochs(file: OpenFile, inventory: Inventory) -> list[Event]:
+    if "epochs/epoch" not in inventory.arrays:
+        return []
+    table = {}
+    for name, field in FIELDS.items():
+        stored = inventory.arrays[f"epochs/{name}"]
+        if stored.dtype != field.dtype:
+            raise ValueError("another type")
+        empty = 0 in stored.shape
+        data = b"" if empty else file.read(_offset(stored), stored.nbytes)
+        table[name] = np.frombuffer(data, field.dtype).reshape(stored.shape)
+    return unfold(table)
+
+
+def _source(tables: Mapping[str, Chunked], parts: list[PartRecord], columns: int) -> Source:
+    pieces: list[Piece] = []
+    skipped = dict.fromkeys(LEVELS, 0)
+    for part in parts:
+        first = pieces[-1].stop if pieces else 0
+        source = CompactSource(tables, part, first, dict(skipped))
+        pieces.append(Piece(source, first, np.array(part.columns, np.intp)))
+        for name in LEVELS:
+            skipped[name] += buckets(part, name)
+    return pieces[0].source if len(pieces) == 1 else JoinedSource(pieces, columns)
+
+
+class CompactSource:
+    """The rows of one part in a compacted file; columns are those that the part recorded.
+
+    Attributes:
+        rows: number of rows.
+        levels, thins: as in `overview.Table`.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, Chunked], part: PartRecord, first: int, skipped: Mapping[str, int]
+    ) -> None:
+        self.rows = part.rows
+        self.levels = part.levels
+        self.thins = part.thins
+        self._tables = tables
+        self._part = part
+        self._first = first  # rows of the parts before
+        self._skipped = skipped  # buckets of the parts before, by level
+
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows whose values are kept."""
+        return self._part.whole
+
+    def column(self, index: int, start: int, stop: int) -> Floats:
+        """One column, shape (stop - start,)."""
+        return self._read("columns", self._part.columns[index], start, stop)
+
+    def block(self, start: int, stop: int) -> Floats:
+        """All columns, shape (stop - start, columns)."""
+        out = np.empty((len(self._part.columns), max(0, stop - start)), np.float32)
+        for row, index in zip(out, self._part.columns, strict=True):
+            row[:] = self._read("columns", index, start, stop)
+        return np.ascontiguousarray(out.T)
+
+    def steps(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Step numbers, shape (stop - start,)."""
+        return self._read("step", 0, start, stop)
+
+    def times(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Seconds since the run began, shape (stop - start,)."""
+        return self._read("time", 0, start, stop)
+
+    def overview(self, index: int, bucket: int) -> Overview:
+        """One column in buckets of about `bucket` rows."""
+        return overview(self, index, bucket)
+
+    def cells(self, level: str, index: int) -> Floats:
+        """One column at one level of the pyramid, shape (quantities, buckets)."""
+        first = self._skipped[level]
+        count = buckets(self._part, level)
+        return self._tables[level].read(self._part.columns[index], first, first + count)
+
+    def _read(self, name: str, series: int, start: int, stop: int) -> NDArray[Any]:
+        values: NDArray[Any] = self._tables[name].read(series, self._first + start, self._first + stop)[0]
+        return values

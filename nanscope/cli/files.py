@@ -96,7 +96,7 @@ def _sizes(done: Compaction) -> str:
     from nanscope.numbers import count, duration, size  # noqa: PLC0415 - with what needs it
 
     if not done.done:
-        return f"{_shown(done.path)}: is compacted already and was left alone"
+        return f"{_shown(done.path)} is compacted already and was left alone"
     share = f" ({done.after_bytes / done.before_bytes:.0%})" if done.before_bytes else ""
     pace = (
         f"{count(done.rows)} steps, {size(round(done.after_bytes / done.rows))} each"

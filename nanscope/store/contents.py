@@ -15,7 +15,8 @@ from nanscope.store.guard import is_ours
 from nanscope.store.headers import read_header
 from nanscope.store.inventory import Attribute, Inventory
 from nanscope.store.layout import Layout
-from nanscope.store.sandbox import damaged, take_inventory
+from nanscope.store.refusal import Refusal, damaged, refused
+from nanscope.store.sandbox import take_inventory
 from nanscope.store.schema import FORMAT, MAJOR
 from nanscope.store.sizes import check_compact, live_layout, offsets_of
 from nanscope.store.text import clean
@@ -74,6 +75,8 @@ def open_contents(path: Path, name: str) -> tuple[Contents, int]:
         _check_format(inventory, name)
         try:
             return _contents(descriptor, inventory), descriptor
+        except Refusal as refusal:
+            raise refused(name, str(refusal)) from refusal
         except _UNSOUND as error:
             raise damaged(name) from error
     except BaseException:

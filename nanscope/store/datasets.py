@@ -103,8 +103,9 @@ def _chunks(plist: h5p.PropDCID, size: int, path: bytes) -> tuple[int, ...] | No
 
 def _filters(plist: h5p.PropDCID, path: bytes) -> tuple[str, ...]:
     codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    unknown = [code for code in codes if code not in _FILTERS]
-    check(not unknown, f"its dataset {shown(path)} needs a plug-in to be read (filter {unknown[:1]})")
+    unknown = next((code for code in codes if code not in _FILTERS), None)
+    way = f"its dataset {shown(path)} is compressed in a way that no run file is (filter {unknown})"
+    check(unknown is None, way)
     return tuple(_FILTERS[code] for code in codes)
 
 

@@ -6,9 +6,13 @@ A child process (`children.py`) looks at the open file within limits (`confine.p
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from typing import IO
 
 from nanscope.errors import RunFileError
@@ -17,11 +21,12 @@ from nanscope.store.children import Child, start
 from nanscope.store.confine import CPU_SECONDS, WALL_SECONDS
 from nanscope.store.inventory import Inventory
 from nanscope.store.memo import recall, remember
+from nanscope.store.refusal import damaged, refused
 
-_DISTRUST = "do not trust this file; ask where it comes from for the one that was recorded"
 _GRACE_SECONDS = 2  # after which the child did not keep its own limit
 _TIME_SIGNALS = {getattr(signal, name, None) for name in ("SIGALRM", "SIGXCPU")}  # Windows has neither
 _PIECE = 1 << 16
+_CAN_POLL = hasattr(select, "poll")
 
 
 def take_inventory(descriptor: int, name: str) -> Inventory:
@@ -42,13 +47,8 @@ def take_inventory(descriptor: int, name: str) -> Inventory:
         remember(descriptor, answer.inventory, answer.reads, answer.digest)
         return answer.inventory
     if answer.reason:
-        raise RunFileError(f"{name} was not opened: {answer.reason}", _DISTRUST)
+        raise refused(name, answer.reason)
     raise damaged(name)
-
-
-def damaged(name: str) -> RunFileError:
-    """The error for a file that is not as it was written."""
-    return RunFileError(f"{name} is damaged or cut short", "copy it again from where it was recorded")
 
 
 def _ask(descriptor: int, name: str) -> Answer:
@@ -63,34 +63,46 @@ def _ask(descriptor: int, name: str) -> Answer:
     try:
         return unpack(data)
     except ValueError:
-        raise RunFileError(f"{name} was not opened: {_failure(status, late, len(data))}", _DISTRUST) from None
+        raise refused(name, _failure(status, late, len(data))) from None
 
 
 def _listen(child: Child) -> tuple[bytes, bool]:
-    """What the child says, up to a bound, and whether it had to be ended."""
-    late = threading.Event()
+    """What the child says, up to a bound, and whether it took too long."""
+    end = time.monotonic() + WALL_SECONDS + _GRACE_SECONDS
+    data = bytearray()
+    with _alarm(child):
+        while child.stdout and len(data) <= ANSWER_BYTES:
+            if not _says_more(child.stdout, end - time.monotonic()):
+                return bytes(data), True
+            piece = child.stdout.read(_PIECE)
+            if not piece:
+                break
+            data += piece
+    return bytes(data), time.monotonic() > end
 
-    def end() -> None:
-        late.set()
-        child.kill()
 
-    timer = threading.Timer(WALL_SECONDS + _GRACE_SECONDS, end)
+def _says_more(stream: IO[bytes], seconds: float) -> bool:
+    """Wait until something can be read, the end included; False when the time is over."""
+    if not _CAN_POLL:
+        return seconds > 0
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(max(0.0, 1000 * seconds)))
+
+
+@contextlib.contextmanager
+def _alarm(child: Child) -> Iterator[None]:
+    """Where a pipe cannot be waited for with a bound (Windows): end the child from another thread."""
+    if _CAN_POLL:
+        yield
+        return
+    timer = threading.Timer(WALL_SECONDS + _GRACE_SECONDS, child.kill)
+    timer.daemon = True
     timer.start()
     try:
-        return _read(child.stdout), late.is_set()
+        yield
     finally:
         timer.cancel()
-        timer.join()
-
-
-def _read(stream: IO[bytes] | None) -> bytes:
-    data = bytearray()
-    while stream and len(data) <= ANSWER_BYTES:
-        piece = stream.read(_PIECE)
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
 
 
 def _failure(status: int, late: bool, size: int) -> str:
@@ -100,5 +112,6 @@ def _failure(status: int, late: bool, size: int) -> str:
     if late or -status in _TIME_SIGNALS:
         return f"looking at its structure takes longer than {CPU_SECONDS} seconds"
     if status < 0:
-        return f"its structure crashes libhdf5 ({signal.Signals(-status).name})"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"its structure crashes libhdf5 ({names.get(-status, -status)})"
     return "the process that looked at it ended without an answer"

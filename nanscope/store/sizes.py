@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from nanscope.store.inventory import Stored
 from nanscope.store.layout import Layout, row_words
+from nanscope.store.refusal import check
 from nanscope.store.schema import arrays
 
 COLUMNS, ROWS, BLOCKS = 1_000_000, 1 << 26, 1 << 20
@@ -18,20 +19,28 @@ def live_layout(found: Mapping[str, Stored]) -> Layout:
     """The sizes of a live file.
 
     Raises:
-        KeyError, ValueError: datasets are missing, do not fit together, or are too large to be read.
+        KeyError, ValueError: datasets are missing or do not fit together.
+        Refusal: they are too large to be read.
     """
     slots, columns, block = found["series/blocks"].shape
     blocks = found["live/index"].shape[0]
     ring, words = found["live/ring"].shape
-    bounds = (
-        0 < columns <= COLUMNS,
+    fits = (
+        min(slots, blocks, columns, ring) > 0,
         SHORTEST_BLOCK <= block <= LONGEST_BLOCK and block & (block - 1) == 0,
-        0 < slots <= blocks <= BLOCKS and blocks * block <= ROWS,
-        0 < ring <= RING_ROWS and ring % block == 0,
-        words == row_words(columns) and 4 * ring * words <= RING_BYTES,
+        slots <= blocks and ring % block == 0 and words == row_words(columns),
     )
-    if not all(bounds):
+    if not all(fits):
         raise ValueError("shapes that do not fit together")
+    check(columns <= COLUMNS, f"it has {columns:,} columns, more than are read")
+    check(
+        blocks <= BLOCKS and blocks * block <= ROWS,
+        f"it has room for {blocks * block:,} rows, more than are read",
+    )
+    check(
+        ring <= RING_ROWS and 4 * ring * words <= RING_BYTES,
+        f"its newest rows take {4 * ring * words:,} bytes",
+    )
     finest = next((rows for rows in (64, 512) if f"pyramid/x{rows}" in found), block)
     snapshots = [found[name] for name in _snapshots(found)]
     snapshot_bytes = snapshots[0].nbytes if snapshots else 0
@@ -62,11 +71,12 @@ def check_compact(found: Mapping[str, Stored], size: int) -> None:
     stored, and deflate has a largest ratio.
 
     Raises:
-        KeyError, ValueError: there are more rows than a file of this size can hold, or than are read.
+        KeyError, ValueError: there are no rows.
+        Refusal: there are more of them than are read, or than a file of this size can hold.
     """
     (rows,) = found["series/step"].shape
-    if rows > ROWS or 8 * rows > DEFLATE_RATIO * size:
-        raise ValueError("more rows than there is room for")
+    check(rows <= ROWS, f"it claims {rows:,} rows, more than are read")
+    check(8 * rows <= DEFLATE_RATIO * size, f"it claims {rows:,} rows, more than a file of its size can hold")
 
 
 def _snapshots(found: Mapping[str, Stored]) -> list[str]:

@@ -28,7 +28,7 @@ from nanscope.run import MISSING
 from nanscope.store.chunks import ABSENT, chunk_crc
 from nanscope.store.codec import LEVEL
 from nanscope.store.compacted import LEVELS, checksum, short
-from nanscope.store.draft import Draft
+from nanscope.store.draft import Draft, Slot
 from nanscope.store.fold import FIELDS
 from nanscope.store.image import write_header
 from nanscope.store.journal import to_json
@@ -78,6 +78,15 @@ class CompactFile:
         identity, width = self._chunked[dataset]
         identity.write_direct_chunk((*spot, number * width), data)
         self._index[name][series, number, 1:] = len(data), chunk_crc(data, name, series, number)
+
+    def put_snapshot(self, number: int, slot: Slot) -> None:
+        """Copy a snapshot; its slot gets no more room than it needs."""
+        copy = self._file.create_dataset(f"snapshots/slot{number}", (slot.nbytes,), "u1")
+        copy.attrs.update(units="byte", long_name="one state of the training")
+        start = 0
+        for piece in slot.pieces():
+            copy[start : start + len(piece)] = piece
+            start += len(piece)
 
     def finish(self) -> None:
         """Write what is known only now, and what is small."""

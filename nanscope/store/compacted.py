@@ -58,6 +58,7 @@ class Compacted:
         state, lost: as in `Run`.
         parts: what the file says of each of them.
         tables: the chunked datasets: `columns`, `step`, `time` and the levels of the pyramid.
+        file: the bytes of the file.
     """
 
     source: Source
@@ -66,6 +67,7 @@ class Compacted:
     lost: tuple[str, ...]
     parts: tuple[PartRecord, ...]
     tables: Mapping[str, Chunked]
+    file: OpenFile
 
 
 def checksum(value: Any) -> int:
@@ -99,7 +101,7 @@ def open_compact(name: str, descriptor: int, header: Header, inventory: Inventor
     except _UNSOUND as error:
         raise file.damaged("does not say consistently what it holds") from error
     source = _source(tables, parts, len(header.columns))
-    return Compacted(source, tuple(events), state, lost, tuple(parts), tables)
+    return Compacted(source, tuple(events), state, lost, tuple(parts), tables, file)
 
 
 def _check(file: OpenFile, inventory: Inventory) -> None:

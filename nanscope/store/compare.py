@@ -44,6 +44,7 @@ def compare(path: Path, draft: Draft, progress: Progress) -> None:
     contents, descriptor = open_contents(path, str(path))
     copy = open_compact(str(path), descriptor, contents.header, contents.inventory)
     _compare_fixed(draft, contents, copy)
+    _compare_snapshots(draft, contents, copy)
 
     def work(job: _Job) -> int:
         _compare_rows(draft, copy, job)
@@ -90,6 +91,16 @@ def _compare_rows(draft: Draft, copy: Compacted, job: _Job) -> None:
     if job.rows:
         _require(_same(draft.source.steps(a, b), copy.source.steps(a, b)), f"steps of rows {a} to {b}")
         _require(_same(draft.source.times(a, b), copy.source.times(a, b)), f"times of rows {a} to {b}")
+
+
+def _compare_snapshots(draft: Draft, contents: Contents, copy: Compacted) -> None:
+    for number, slot in enumerate(draft.slots):
+        stored = contents.inventory.arrays[f"snapshots/slot{number}"]
+        _require(stored.nbytes == slot.nbytes, f"the size of snapshot {number}")
+        offset = stored.offset or 0
+        for piece in slot.pieces():
+            _require(copy.file.read(offset, len(piece)) == piece.tobytes(), f"snapshot {number}")
+            offset += len(piece)
 
 
 def _compare_cells(draft: Draft, copy: Compacted, series: range) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanscope.errors import UsageError
 from nanscope.run import MISSING, Column, Floats, Header, Source
@@ -16,12 +17,30 @@ from nanscope.store.fold import Event, Table, fold
 from nanscope.store.joined import join, key
 from nanscope.store.overview import Table as Summarised
 from nanscope.store.pyramid import FINITE, INF, NAN, QUANTITIES, summarise
+from nanscope.store.raw import RawFile
 from nanscope.store.reader import Part
+from nanscope.store.slots import HEADER_BYTES, unpack_head
 from nanscope.store.source import FileSource
 from nanscope.values import Kind
 
+PIECE_BYTES = 1 << 20
+
 _NOTHING = summarise(np.full((1, 1), MISSING), 1)[0]  # the summary of rows that were not measured
 _COUNTS = (FINITE, NAN, INF)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A snapshot in one of the parts, as it lies there; `nbytes` of its slot are used."""
+
+    raw: RawFile
+    name: str
+    nbytes: int
+
+    def pieces(self) -> Iterator[NDArray[np.uint8]]:
+        """The used bytes, a bounded number at a time."""
+        for start in range(0, self.nbytes, PIECE_BYTES):
+            yield self.raw.read(self.name, "u1", min(PIECE_BYTES, self.nbytes - start), start)
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Draft:
         records, tables: what the file says of each part, and the part's rows.
         places: for each part, by column of the whole, its place in the part's rows.
         events, epochs: the epochs are a table where it holds them exactly, else events.
+        slots: the snapshots of all parts.
         state, lost: as in `Run`.
         lossy: columns whose values are rounded.
     """
@@ -48,6 +68,7 @@ class Draft:
     places: tuple[Mapping[int, int], ...]
     events: tuple[Event, ...]
     epochs: Table
+    slots: tuple[Slot, ...]
     state: str
     lost: tuple[str, ...]
     lossy: frozenset[int]
@@ -106,6 +127,7 @@ def draw(parts: Sequence[Part], *, round_norms: bool) -> Draft:
         places=tuple(places),
         events=tuple(events),
         epochs=epochs,
+        slots=tuple(slot for part in parts if part.raw is not None for slot in _slots(part.raw)),
         state=parts[-1].state,
         lost=tuple(loss for part in parts for loss in part.lost),
         lossy=frozenset(i for i, c in enumerate(columns) if round_norms and may_be_rounded(c)),
@@ -121,6 +143,14 @@ def may_be_rounded(column: Column) -> bool:
     if column.site is None:
         return column.stat in ("loss", "logits_abs_max", "logits_margin")
     return column.stat in ("l2", "abs_max") and column.site.kind is not Kind.WEIGHT
+
+
+def _slots(raw: RawFile) -> Iterator[Slot]:
+    size = raw.layout.snapshot_bytes
+    for name in (f"snapshots/slot{i}" for i in range(raw.layout.snapshot_slots)):
+        head = unpack_head(raw.read(name, "u1", min(size, HEADER_BYTES)).tobytes())
+        if head is not None and head.nbytes <= size:
+            yield Slot(raw, name, head.nbytes)
 
 
 def _places(part: Part, columns: Sequence[Column]) -> Mapping[int, int]:

@@ -71,6 +71,8 @@ def fill(file: CompactFile, draft: Draft, progress: Progress, stop: threading.Ev
         if file.through.error is not None:
             raise file.through.error
         progress(job.rows)
+    for number, slot in enumerate(draft.slots):
+        file.put_snapshot(number, slot)
     file.finish()
 
 

@@ -25,6 +25,7 @@ from nanscope.store.slots import Piece, slot_bytes_for
 from nanscope.store.snapshots import Snapshot
 
 _VERSION = 1
+_ENTRY_BYTES = 512  # what an entry takes beside its elements: in the table, in `meta`, for its alignment
 _DAMAGE = (KeyError, IndexError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
@@ -181,7 +182,7 @@ def _added_bytes(optimizer: Optimizer) -> int:
     if optimizer.state:
         return 0
     return sum(
-        _tensors_per_parameter(optimizer, group) * parameter.nbytes
+        _tensors_per_parameter(optimizer, group) * (parameter.nbytes + _ENTRY_BYTES)
         for group in optimizer.param_groups
         for parameter in group["params"]
     )

@@ -27,6 +27,7 @@ class Head(NamedTuple):
         lost_events: events that found no room.
         heartbeat: seconds since the epoch.
         pid: the writing process.
+        started: when that process began, in the kernel's ticks; 0 where it cannot be told.
         state: index into STATES.
     """
 
@@ -38,10 +39,11 @@ class Head(NamedTuple):
     lost_events: int = 0
     heartbeat: float = 0.0
     pid: int = 0
+    started: int = 0
     state: int = 0
 
 
-_HEAD = struct.Struct("<6Qd2I")
+_HEAD = struct.Struct("<6QdQQI")
 _CRC = struct.Struct("<I")
 
 

@@ -2,8 +2,8 @@
 
 A row is put into the ring in memory and, in row mode, into the ring in the file. The thread writes what the
 hot path did not (batch mode, or after an error), hands every finished block of rows on to be written (see
-`blocks.py`), and keeps the head and the disk up to date. Rows leave the ring only after their block was
-written or given up, so the ring always holds the newest rows, also on a full disk.
+`blocks.py`), and keeps the head and the disk up to date. Rows leave the ring only when their block is on the
+disk itself or was given up, so the ring always holds the newest rows, also on a full disk.
 
 Nothing here raises into the training: after an OSError it warns once and tries again each second.
 """
@@ -27,6 +27,7 @@ from nanscope.run import Floats
 from nanscope.store.blocks import Blocks
 from nanscope.store.head import HEAD_SLOT, STATES, Head, pack_head
 from nanscope.store.layout import ROW_HEAD, ROW_HEAD_WORDS, Layout
+from nanscope.store.process import started
 from nanscope.store.regions import Regions
 from nanscope.store.schema import EVENT_BYTES
 
@@ -58,26 +59,28 @@ class LiveFile:
         self._ring = np.zeros((layout.ring, layout.row_bytes // 4), "<u4")
         self._values: Floats = self._ring[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + layout.columns].view("<f4")
         self._bytes = self._ring.data.cast("B")
+        self._started = started(os.getpid())
         self._mode = mode
         self._row_mode = mode != "batch"
         self._armed_until = 0  # row mode whatever it costs, up to this row
         self._room = layout.ring  # rows that may wait in the ring; 0 once closed
         self._written = 0  # rows that are in the file's ring
-        self._freed = 0  # rows whose place in the ring may be taken
+        self._done = 0  # rows whose block is written or given up
+        self._freed = 0  # rows whose place in the ring may be taken: their block is on the disk itself
         self._durable_blocks = 0
         self._synced_rows = -1
         self._event_bytes = 0
         self._lost_rows = self._lost_events = 0
-        self._sequence = 0
+        self._sequence = 1  # the first head was published with the file
         self._warned = False
         self._retry_at = self._stalled_until = self._sync_at = 0.0
         self._lock = threading.Lock()  # for the newest row (amended or written) and the events
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._attempt(self._put_head)
         self._row_seconds = self._time_of_a_row()
         self._looked = (clock.monotonic(), 0)
         self._thread = threading.Thread(target=self._work, name="nanscope-writer", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # no thread to be had: the training makes the rounds
+            self._thread.start()
 
     @property
     def is_full(self) -> bool:
@@ -99,16 +102,19 @@ class LiveFile:
             self._write_row(row, start)
         self.rows = row + 1
         if row % self.layout.block == 0:
-            self._wake.set()
+            self._call_thread()
 
     def amend(self, values: Floats) -> None:
-        """Replace the values of the newest row."""
+        """Replace the values of the newest row; a kill in the midst of it leaves the old or the new ones."""
         row = self.rows - 1
         if row < 0 or not self._room:
             return
         slot = row % self.layout.ring
         with self._lock:
             self._values[slot] = values
+            if self._written == self.rows:
+                self._seal(slot * self.layout.row_bytes)
+                self._attempt(lambda: self._put_amended(slot))
             self._written = min(self._written, row)
             if self._row_mode and self._written == row:
                 self._write_row(row, slot * self.layout.row_bytes)
@@ -144,7 +150,8 @@ class LiveFile:
         self._room = 0
         self._stop.set()
         self._wake.set()
-        self._thread.join(JOIN_SECONDS)
+        if self._thread.ident is not None:
+            self._thread.join(JOIN_SECONDS)
         if self._thread.is_alive():  # the disk hangs: leave the descriptor to the thread
             return
         self._retry_at = 0.0
@@ -160,11 +167,17 @@ class LiveFile:
         self._lock = threading.Lock()  # the parent may have held it when it forked
         self._regions.close()
 
+    def _call_thread(self) -> None:
+        """A block is full. A thread that could not be had, or died, is stood in for."""
+        self._wake.set()
+        if not self._thread.is_alive() and self._room:
+            self._round_safely()
+
     def _wait_for_room(self) -> bool:
         now = clock.monotonic()
         until = now + PATIENCE_SECONDS if now >= self._stalled_until else now
         while self._room and clock.monotonic() < until:
-            self._wake.set()
+            self._call_thread()
             clock.sleep(0.0005)
             if self.rows - self._freed < self._room:
                 return True
@@ -195,11 +208,14 @@ class LiveFile:
         while not self._stop.is_set():
             self._wake.wait(ROW_TICK if self._row_mode else BATCH_TICK)
             self._wake.clear()
-            try:
-                self._choose_mode()
-                self._round()
-            except MemoryError as error:  # the training is short of memory: the next round may have it
-                self._warn(f"out of memory {error}")
+            self._round_safely()
+
+    def _round_safely(self) -> None:
+        try:
+            self._choose_mode()
+            self._round()
+        except Exception as error:  # noqa: BLE001 - such as MemoryError: the next round may have better luck
+            self._warn(repr(error))
 
     def _time_of_a_row(self) -> float:
         """Seconds that it takes to write one row at once."""
@@ -222,7 +238,8 @@ class LiveFile:
     def _round(self) -> None:
         self._write_rows()
         self._write_blocks()
-        if clock.monotonic() >= self._sync_at:
+        crowded = 2 * (self.rows - self._freed) > self.layout.ring
+        if (crowded and self._done > self._freed) or clock.monotonic() >= self._sync_at:
             self._sync_at = clock.monotonic() + SYNC_SECONDS
             self._attempt(self._sync)
 
@@ -253,10 +270,13 @@ class LiveFile:
     def _write_blocks(self) -> None:
         """Write every finished block; its newest row must be final, so one row must follow it."""
         block, spare = self.layout.block, self.layout.ring - self.layout.block
-        while self._freed + block < self.rows:
-            if not self._write_block(self._freed // block) and self.rows - self._freed < spare:
+        while self._done + block < self.rows:
+            crowded = self.rows - self._freed >= spare
+            if not self._write_block(self._done // block) and not crowded:
                 return  # there is room to try again later; else the oldest rows give way to the newest
-            self._freed += block
+            self._done += block
+            if crowded and self._retry_at > clock.monotonic():
+                self._freed = self._done
             self._attempt(self._put_head)
             self._write_rows()  # a block takes a while, and a kill must not cost that while
 
@@ -275,6 +295,10 @@ class LiveFile:
         rows = slice(slot, slot + self.layout.block)
         self._blocks.write(number, self._ring[rows], self._values[rows])
 
+    def _put_amended(self, slot: int) -> None:
+        size = self.layout.row_bytes
+        self._regions.write("live/amended", self._bytes[slot * size : (slot + 1) * size])
+
     def _put_event(self, line: bytes) -> None:
         self._regions.write("live/events", line, self._event_bytes)
         self._event_bytes += len(line)
@@ -284,22 +308,24 @@ class LiveFile:
         head = Head(
             sequence=self._sequence,
             rows=min(self._written, self.rows),
-            blocks=self._freed // self.layout.block,
+            blocks=self._done // self.layout.block,
             durable_blocks=self._durable_blocks,
             lost_rows=self._lost_rows,
             lost_events=self._lost_events,
             heartbeat=clock.time(),
             pid=os.getpid(),
+            started=self._started,
             state=state,
         )
         self._regions.write("live/head", pack_head(head), self._sequence % 2 * HEAD_SLOT)
 
     def _sync(self) -> None:
-        rows, blocks = self.rows, self._freed // self.layout.block
+        rows, done = self.rows, self._done
         if rows != self._synced_rows:
             self._regions.sync()
-            self._durable_blocks, self._synced_rows = blocks, rows
-        self._put_head()
+            self._durable_blocks, self._synced_rows = done // self.layout.block, rows
+        self._put_head()  # before the ring moves on: a reader needs one of both
+        self._freed = done
 
     def _attempt(self, action: Callable[[], None]) -> bool:
         try:

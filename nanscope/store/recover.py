@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from nanscope.run import Floats
 from nanscope.store.head import HEAD_SLOT, STATES, Head, newest_head
-from nanscope.store.layout import ROW_HEAD_WORDS, row_words
+from nanscope.store.layout import ROW_HEAD_WORDS
+from nanscope.store.process import is_alive
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.raw import RawFile
 from nanscope.store.schema import INDEX_WORDS
+from nanscope.store.tail import is_whole, read_ring, settled, sound_rows
 
 THINNED, UNREADABLE = -1, -2
 STALE_SECONDS = 10.0  # without a heartbeat, ten times as long as the writer takes for one
@@ -52,19 +54,27 @@ class Recovered:
 def recover(raw: RawFile) -> Recovered:
     """Find the trusted rows.
 
-    The order of reading matters while the writer is at work: it frees a row's place in the ring only after
-    the index has its block, so ring first, index second never misses a row that the head counted.
+    A row leaves the ring only when its block is on the disk itself, so as a rule the durable blocks and the
+    ring are the run. Where the ring has gaps, blocks that prove themselves by their checksums help.
+
+    The order of reading matters while the writer is at work: what is missing in the ring because the writer
+    went on after the head was read is in a block that the index has by then.
     """
+    block = raw.layout.block
     found = newest_head(raw.read("live/head", "u1", 2 * HEAD_SLOT).tobytes())
     head = found or Head()
-    words = row_words(raw.layout.columns)
-    ring = raw.read("live/ring", "<u4", raw.layout.ring * words).reshape(raw.layout.ring, words)
-    blocks, slots = _trusted_blocks(raw, head)
-    first = (int(blocks[-1]) + 1) * raw.layout.block if len(blocks) else 0
-    numbers, places = _ring_rows(ring, first, head.rows)
-    rows = ring[places]
-    last = int(numbers[-1]) + 1 if len(numbers) else first
-    missing = last - len(blocks) * raw.layout.block - len(numbers)
+    table = read_ring(raw)
+    index = raw.read("live/index", "<u4", INDEX_WORDS * raw.layout.blocks).reshape(-1, INDEX_WORDS)
+    blocks, slots = _trusted_blocks(raw, head, index[: head.durable_blocks])
+    first = _after(blocks) * block
+    numbers, rows = sound_rows(table, first)
+    if not is_whole(numbers, first, head.rows):
+        blocks, slots = _trusted_blocks(raw, head, index)
+        first = _after(blocks) * block
+        rows, numbers = rows[numbers >= first], numbers[numbers >= first]
+    count = settled(numbers, first, head.rows)
+    rows = rows[:count]
+    last = int(numbers[count - 1]) + 1 if count else first
     return Recovered(
         head=head,
         blocks=blocks,
@@ -72,33 +82,36 @@ def recover(raw: RawFile) -> Recovered:
         values=rows[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + raw.layout.columns].view("<f4"),
         steps=np.ascontiguousarray(rows[:, 2:4]).view("<i8")[:, 0],
         times=np.ascontiguousarray(rows[:, 4:6]).view("<f8")[:, 0],
-        lost=(*_losses(found, last, missing), *_losses_of_values(raw, blocks, slots)),
+        lost=(
+            *_losses(found, last, last - len(blocks) * block - count),
+            *_losses_of_values(raw, blocks, slots),
+        ),
     )
 
 
 def state_of(head: Head, host: str) -> str:
-    """The run's state: as the writer closed it, else live or killed."""
+    """The run's state: as the writer closed it, else live or killed.
+
+    On the machine that records the process itself is the answer: it may be stopped, or its clock set back.
+    Elsewhere (and on Windows, where looking for a process may end it) the heartbeat has to do.
+    """
     state = STATES[head.state]
     if state != "live":
         return state
-    stale = abs(time.time() - head.heartbeat) > STALE_SECONDS  # a clock may have been set back
-    return "killed" if stale or (host == platform.node() and not _exists(head.pid)) else "live"
+    if host == platform.node() and os.name == "posix":
+        return "live" if is_alive(head.pid, head.started) else "killed"
+    return "killed" if abs(time.time() - head.heartbeat) > STALE_SECONDS else "live"
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def _after(blocks: NDArray[np.int64]) -> int:
+    return int(blocks[-1]) + 1 if len(blocks) else 0
 
 
-def _trusted_blocks(raw: RawFile, head: Head) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers and slots of the trusted blocks."""
+def _trusted_blocks(
+    raw: RawFile, head: Head, index: NDArray[np.uint32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers and slots of the trusted blocks among those of the index."""
     layout = raw.layout
-    index = raw.read("live/index", "<u4", INDEX_WORDS * layout.blocks).reshape(-1, INDEX_WORDS)
     complete = np.flatnonzero((index[:, 0] == layout.block) & (index[:, 2] <= layout.slots))
     sound = [b < head.durable_blocks or summary_crc(raw, int(b)) == index[b, 1] for b in complete]
     blocks = np.asarray(complete[np.array(sound, bool)], np.int64)
@@ -139,27 +152,6 @@ def _losses_of_values(raw: RawFile, blocks: NDArray[np.int64], slots: NDArray[np
             f"{len(thinned) * block:,} of the steps {first:,} to {last:,} are kept as summaries of "
             f"{raw.layout.finest} steps only: the file reached its size budget"
         )
-
-
-def _ring_rows(
-    ring: NDArray[np.uint32], first: int, counted: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Numbers and slots of the sound rows from `first` on.
-
-    Of the rows that the head did not count yet only those without a gap: a writer at work may have put a
-    later one into a place that was not read yet while an earlier one went where the reading had passed.
-    """
-    numbers = np.ascontiguousarray(ring[:, :2]).view("<u8")[:, 0]
-    slots = np.flatnonzero((numbers % len(ring) == np.arange(len(ring))) & (numbers >= first))
-    slots = np.array([s for s in slots if zlib.crc32(ring[s, :-1].data) == ring[s, -1]], np.int64)
-    slots = slots[np.argsort(numbers[slots])]
-    found = numbers[slots]
-    start = max(first, counted)
-    new = found >= start
-    expected = start + np.arange(np.count_nonzero(new), dtype=np.uint64)
-    gaps = np.flatnonzero(found[new] != expected)
-    stop = np.count_nonzero(~new) + (gaps[0] if len(gaps) else len(expected))
-    return found[:stop], slots[:stop]
 
 
 def _losses(head: Head | None, last: int, missing: int) -> list[str]:

@@ -14,6 +14,7 @@ own metadata never changes again: nothing to corrupt, no lock, no repair.
     /pyramid/x64, x512, block           summaries of the blocks, see `pyramid.py`
     /live/head                          two slots, written in turn: how far the writer is, see `head.py`
     /live/ring                          the last rows, one after the other, each with its checksum
+    /live/amended                       the newest row, while it is written again
     /live/index                         what is there of each block, see `blocks.py`
     /live/events                        JSON lines, each with its checksum
     /snapshots/slot0, slot1 ...         states of the training, see `snapshots.py`
@@ -72,6 +73,9 @@ def _live(layout: Layout) -> tuple[Array, ...]:
         ),
         Array("live/events", (EVENT_BYTES,), "<u1", "byte", "lines of CRC-32 in hex, space, JSON"),
         Array("live/ring", ring, "<u4", "word", "u8 row, i8 step, f8 time, f4 values, last word CRC-32"),
+        Array(
+            "live/amended", ring[1:], "<u4", "word", "the newest row, while it is being amended in the ring"
+        ),
         Array(
             "live/index",
             (layout.blocks, INDEX_WORDS),

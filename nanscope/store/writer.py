@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time as clock
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from typing import Any
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Column, Floats, Header
-from nanscope.store.head import HEAD_SLOT
+from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.image import Identity, build_image
 from nanscope.store.journal import frame
 from nanscope.store.layout import DEFAULT_BUDGET, Layout
 from nanscope.store.live import LiveFile, Mode
 from nanscope.store.parts import part_names
+from nanscope.store.process import started
 from nanscope.store.publish import publish
 from nanscope.store.regions import Regions
 from nanscope.store.schema import EVENT_BYTES_RESERVED
@@ -186,6 +188,10 @@ class RunWriter:
 
     def _make(self, path: Path, layout: Layout, part: int = 1) -> LiveFile:
         image = build_image(self._header, layout, Identity(self._run_id, part))
+        first = Head(sequence=1, heartbeat=clock.time(), pid=os.getpid(), started=started(os.getpid()))
+        image = replace(
+            image, pieces=(*image.pieces, (image.offsets["live/head"] + HEAD_SLOT, pack_head(first)))
+        )
         reserved = (
             (image.offsets["live/head"], 2 * HEAD_SLOT),
             (image.offsets["live/events"], EVENT_BYTES_RESERVED),

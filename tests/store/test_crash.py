@@ -38,7 +38,7 @@ def test_a_disk_that_fills_up_and_has_room_again(
     path = tmp_path / "run.h5"
     with writing(path, columns) as writer:
         append_pattern(writer, 0, 2 * BLOCK + 1, columns)
-        while writer._live._freed < 2 * BLOCK:
+        while writer._live._done < 2 * BLOCK:
             writer._live._wake.set()
         monkeypatch.setattr(regions, "write_all", full_beyond(writer._live._regions.offsets["live/index"]))
         with pytest.warns(RuntimeWarning, match="No space left on device; the training goes on") as told:

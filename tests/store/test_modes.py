@@ -29,7 +29,7 @@ def writer(tmp_path: Path) -> RunWriter:
 def look(file: LiveFile, monkeypatch: pytest.MonkeyPatch, *, step_seconds: float, rows: int) -> bool:
     """Let so many rows pass at this pace; whether the file is in row mode then."""
     since, _ = file._looked
-    file._freed = file.rows  # nothing is to be written in this test
+    file._done = file._freed = file.rows  # nothing is to be written in this test
     file.rows += rows
     now = since + step_seconds * rows
     monkeypatch.setattr(live, "clock", SimpleNamespace(monotonic=lambda: now))
@@ -79,9 +79,12 @@ def test_a_mode_that_is_asked_for_stays(tmp_path: Path, mode: live.Mode) -> None
     np.testing.assert_array_equal(table.view(np.uint32), pattern(0, 300, 2).view(np.uint32))
 
 
-def test_from_batch_to_row_mode_no_row_is_left_behind(writer: RunWriter) -> None:
+def test_from_batch_to_row_mode_no_row_is_left_behind(
+    writer: RunWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that waited are in the file after one round, and those after them are written at once."""
     file = writer._live
+    monkeypatch.setattr(file, "_call_thread", lambda: None)
     file._row_mode = False
     append_pattern(writer, 0, 20, 2)
     assert file._written == 0

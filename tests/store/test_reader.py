@@ -17,6 +17,7 @@ from nanscope.errors import RunFileError
 from nanscope.run import is_missing
 from nanscope.store.head import HEAD_SLOT, Head, newest_head, pack_head
 from nanscope.store.image import Identity, build_image
+from nanscope.store.process import started
 from nanscope.store.reader import open_run
 from nanscope.store.recover import STALE_SECONDS, state_of
 from nanscope.store.schema import arrays
@@ -278,7 +279,7 @@ def test_a_torn_event_is_counted(run_file: Path) -> None:
 
 
 def test_states_of_an_unclosed_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Live while the heart beats; killed when it stopped, by either clock, or the process is gone."""
+    """Here: live while the process is there. Elsewhere: while its heart beats, by either clock."""
     monkeypatch.setattr("nanscope.store.recover.time.time", lambda: 1000.0)
     monkeypatch.setattr("nanscope.store.recover.platform.node", lambda: "here")
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -288,7 +289,10 @@ def test_states_of_an_unclosed_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state_of(alive._replace(pid=gone.pid), "here") == "killed"
     assert state_of(alive._replace(pid=gone.pid), "elsewhere") == "live"
     assert state_of(alive._replace(heartbeat=1000.0 - STALE_SECONDS - 1), "elsewhere") == "killed"
-    assert state_of(alive._replace(heartbeat=1000.0 + STALE_SECONDS + 1), "here") == "killed"
+    assert state_of(alive._replace(heartbeat=1000.0 + STALE_SECONDS + 1), "elsewhere") == "killed"
+    assert state_of(alive._replace(heartbeat=0.0), "here") == "live"  # stopped, or the clock was set
+    assert state_of(alive._replace(started=started(os.getpid())), "here") == "live"
+    assert state_of(alive._replace(started=started(os.getpid()) + 1), "here") == "killed"  # another process
     assert state_of(alive._replace(state=3, heartbeat=0.0), "here") == "failed"
 
 

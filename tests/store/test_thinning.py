@@ -31,7 +31,7 @@ def thinning(path: Path, columns: int = 2) -> Iterator[RunWriter]:
 def drained(writer: RunWriter) -> None:
     """Every block whose last row is final has been written."""
     live = writer._live
-    while live._freed + live.layout.block < live.rows:
+    while live._done + live.layout.block < live.rows:
         live._wake.set()
 
 

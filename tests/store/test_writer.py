@@ -1,8 +1,10 @@
 """What a writer promises while nothing breaks, and when its caller asks for odd things."""
 
 import hashlib
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Column, Header
 from nanscope.store import publish
+from nanscope.store import writer as writer_module
 from nanscope.store.layout import Layout
 from nanscope.store.reader import open_run
 from nanscope.store.schema import EVENT_BYTES
@@ -61,7 +64,7 @@ def test_the_newest_row_stays_open_to_amend(tmp_path: Path) -> None:
         writer.amend(other[0])
         append_pattern(writer, BLOCK, BLOCK + 1, 2)
         writer._live._round()
-        assert writer._live._freed == BLOCK
+        assert writer._live._done == BLOCK
         table = open_run(tmp_path / "run.h5").source.block(BLOCK - 1, BLOCK)
     np.testing.assert_array_equal(bits(table), bits(other))
 
@@ -253,6 +256,7 @@ def test_a_training_that_outruns_the_disk_waits_only_so_long(
 
     with writing(tmp_path / "run.h5", 1) as writer:
         stop_thread(writer)  # nobody frees the ring
+        monkeypatch.setattr(writer._live, "_call_thread", lambda: None)
         fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep, time=lambda: 0.0)
         monkeypatch.setattr("nanscope.store.live.clock", fake)
         append_pattern(writer, 0, RING, 1)
@@ -263,6 +267,78 @@ def test_a_training_that_outruns_the_disk_waits_only_so_long(
     run = open_run(tmp_path / "run.h5")
     assert_pattern(run, np.arange(RING))
     assert run.lost == ("10 steps found no room and were not recorded",)
+
+
+def test_without_a_thread_the_training_makes_the_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread to be had (a limit on processes): every row, every block and the end are written."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    writer = RunWriter.create(tmp_path / "run.h5", header(2), layout=layout(2), mode="batch")
+    append_pattern(writer, 0, 3 * RING + 5, 2)
+    writer.close()
+    monkeypatch.undo()
+    run = open_run(tmp_path / "run.h5")
+    assert_pattern(run, np.arange(3 * RING + 5))
+    assert (run.state, run.lost) == ("finished", ())
+
+
+def test_an_error_in_the_thread_costs_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is: one warning, and the next round goes on."""
+    with writing(tmp_path / "run.h5", 2) as writer:
+        failing = iter([ValueError("odd")])
+        write = writer._live._put_block
+
+        def put_block(number: int) -> None:
+            for error in failing:
+                raise error
+            write(number)
+
+        monkeypatch.setattr(writer._live, "_put_block", put_block)
+        with pytest.warns(RuntimeWarning, match=r"ValueError\('odd'\); the training goes on"):
+            append_until_warned(writer)
+        append_pattern(writer, 2 * BLOCK, 3 * RING, 2)
+        writer.close()
+    assert_pattern(open_run(tmp_path / "run.h5"), np.arange(3 * RING))
+
+
+def append_until_warned(writer: RunWriter) -> None:
+    """Two blocks of rows, and wait until the thread has met the error."""
+    append_pattern(writer, 0, 2 * BLOCK, 2)
+    while not writer._live._warned:
+        writer._live._wake.set()
+
+
+def test_a_kill_in_the_midst_of_an_amend_leaves_a_row(tmp_path: Path) -> None:
+    """The row torn in its place, as between two pages of the write: the amended one counts."""
+    path, other = tmp_path / "run.h5", pattern(10**6, 10**6 + 1, 2)
+    with writing(path, 2) as writer:
+        append_pattern(writer, 0, 10, 2)
+        writer.amend(other[0])
+        writer._live._regions.write("live/ring", b"\xa5\x5a", 9 * writer._live.layout.row_bytes + 26)
+        run = open_run(path)
+        row = run.source.block(9, 10)
+    assert len(run) == 10
+    np.testing.assert_array_equal(bits(row), bits(other))
+
+
+def test_a_file_is_live_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it between its publication and the writer's first act sees a live, sound run."""
+    seen = []
+    publish_file = writer_module.publish
+
+    def look(path: Path, *arguments: Any) -> int:
+        descriptor = publish_file(path, *arguments)
+        seen.append(open_run(path))
+        return descriptor
+
+    monkeypatch.setattr(writer_module, "publish", look)
+    with writing(tmp_path / "run.h5", 2):
+        assert (seen[0].state, seen[0].lost, len(seen[0])) == ("live", (), 0)
 
 
 def test_hostile_names_are_kept_as_data(tmp_path: Path) -> None:

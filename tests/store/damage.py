@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
-from nanscope.store.head import HEAD_SLOT
+from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.verify import Verification, verify
 
-HEAD_BYTES = 68  # of a slot; the rest of its sector is never used
+HEAD_BYTES = len(pack_head(Head()))  # of a slot; the rest of its sector is never used
 
 
 def verified(path: Path) -> Verification:

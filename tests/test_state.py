@@ -17,12 +17,19 @@ from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from nanscope.errors import RunFileError, UsageError
 from nanscope.recording.bits import piece_of, tensor_of, write_bits
 from nanscope.recording.state import capture, restore, room_for
+from nanscope.store import regions
 from nanscope.store.slots import ITEM_BYTES, numpy_dtype, slot_bytes_for
 from nanscope.store.snapshots import Snapshot
 from tests.models import convolutional, mlp
 from tests.store.snapshot_files import SlotFile
 
 Maker = Callable[[nn.Module], Sequence[Optimizer]]
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a disk takes is not tested here."""
+    monkeypatch.setattr(regions, "_sync_data", lambda _: None)
 
 
 def stored(folder: Path, model: nn.Module, optimizers: Any = (), batch: Any = None) -> Snapshot:

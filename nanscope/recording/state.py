@@ -190,7 +190,7 @@ def _added_bytes(optimizer: Optimizer) -> int:
 
 def _tensors_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> int:
     if isinstance(optimizer, SGD):
-        return 1
+        return int(group["momentum"] != 0)
     if isinstance(optimizer, LBFGS):
         return (
             2 * int(group["history_size"]) + 3

@@ -32,7 +32,7 @@ from nanscope.store.slots import (
 
 _PAGE = PIN_OFFSET + 64  # bytes of the header's page that are used
 _CHUNK = 1 << 20  # bytes that are checked at once
-_TRIES = 5  # the slots of a live file may change while they are read
+_TRIES = 20  # the slots of a live file may change while they are read
 
 
 class _File:
@@ -154,10 +154,11 @@ def read_snapshots(
     starts = [offsets[f"snapshots/slot{i}"] for i in range(slots)]
     torn: set[int] = set()
     for _ in range(_TRIES):
-        found = [_read(file, start, slot_bytes) for start in starts]
-        whole = [s for s in found if s is not None and (not check or _is_whole(s, torn))]
+        found = [s for s in (_read(file, start, slot_bytes) for start in starts) if s is not None]
+        found.sort(key=lambda snapshot: -snapshot.sequence)  # the oldest is the next to be overwritten
+        whole = tuple(s for s in found if not check or _is_whole(s, torn))
         if whole:
-            return tuple(sorted(whole, key=lambda snapshot: -snapshot.sequence))
+            return whole
     return ()
 
 

@@ -25,6 +25,12 @@ SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 ARRAYS = st.lists(st.tuples(st.sampled_from(sorted(ITEM_BYTES)), SHAPES), max_size=8)
 
 
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a disk takes is not tested here."""
+    monkeypatch.setattr(regions, "_sync_data", lambda _: None)
+
+
 def piece_of_bits(dtype: str, shape: tuple[int, ...], bits: bytes) -> Piece:
     """A piece of any dtype, of given bytes."""
 
@@ -315,8 +321,9 @@ def put_after(writer: SnapshotWriter, step: int) -> None:
     put_all(writer, step)
 
 
-def test_a_reader_beside_the_writer(tmp_path: Path) -> None:
+def test_a_reader_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred readings while it writes as fast as it can: always one or two, always whole, never older."""
+    monkeypatch.setattr(regions, "_sync_data", os.fdatasync)
     file = slot_file(tmp_path)
     stop = threading.Event()
     with file.writing() as writer:

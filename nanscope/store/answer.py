@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanscope.store.elements import NUMBERS
+from nanscope.store.evidence import NO_EVIDENCE, Evidence, Extent
 from nanscope.store.inventory import Attribute, Inventory, Stored
 from nanscope.store.text import clean
-from nanscope.store.watched import Read
 
 ANSWER_BYTES = 128 << 20
 _REASON_LETTERS = 400
@@ -26,14 +26,12 @@ class Answer:
     """One of three: an inventory, the reason of a refusal, or neither where the file is damaged.
 
     Attributes:
-        reads: offset and length of each piece of the file that was read for the inventory, in this order.
-        digest: of these pieces, in hex; see `memo.py`.
+        evidence: what the inventory was made of.
     """
 
     inventory: Inventory | None = None
     reason: str = ""
-    reads: tuple[Read, ...] = ()
-    digest: str = ""
+    evidence: Evidence = NO_EVIDENCE
 
 
 def pack(answer: Answer) -> bytes:
@@ -52,8 +50,8 @@ def unpack(data: bytes) -> Answer:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     match value:
-        case {"inventory": dict(inventory), "reads": list(reads), "digest": str(digest)}:
-            return Answer(_inventory(inventory), "", tuple(map(_read, reads)), digest)
+        case {"inventory": dict(inventory), "evidence": dict(evidence)}:
+            return Answer(_inventory(inventory), evidence=_evidence(evidence))
         case {"inventory": None, "reason": str(reason)}:
             return Answer(reason=clean(reason[:_REASON_LETTERS]))
     raise ValueError("no answer")
@@ -102,11 +100,18 @@ def _stored(value: Any) -> Stored:
     raise ValueError("no array")
 
 
-def _read(value: Any) -> Read:
+def _evidence(value: Mapping[str, Any]) -> Evidence:
     match value:
-        case [offset, length]:
-            return _length(offset), _length(length)
-    raise ValueError("no piece of a file")
+        case {"extents": list(extents), "digest": str(digest)}:
+            return Evidence(tuple(map(_extent, extents)), digest)
+    raise ValueError("no evidence")
+
+
+def _extent(value: Any) -> Extent:
+    match value:
+        case [start, stop] if _length(start) < _length(stop):
+            return start, stop
+    raise ValueError("no extent")
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from typing import IO, Any, NoReturn, Protocol
 
 from nanscope.store.answer import Answer, pack
 from nanscope.store.confine import MEMORY, confine
+from nanscope.store.evidence import NO_EVIDENCE, evidence
 from nanscope.store.guard import survey
 from nanscope.store.refusal import Refusal
 from nanscope.store.watched import WatchedFile
@@ -89,7 +90,8 @@ def _look(file: WatchedFile) -> Answer:
         return Answer(reason=f"looking at its structure takes more than {MEMORY >> 20} MiB of memory")
     except _DAMAGE:
         return Answer()
-    return Answer(inventory, "", tuple(file.reads), file.digest.hexdigest())
+    proof = NO_EVIDENCE if file.pieces is None else evidence(file.pieces, inventory.arrays)
+    return Answer(inventory, evidence=proof)
 
 
 def _start(descriptor: int) -> Child:

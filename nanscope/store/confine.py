@@ -17,7 +17,7 @@ if sys.platform != "win32":
     import resource
 
 MEMORY = 256 << 20  # bytes beyond what the process has when it begins
-CPU_SECONDS = 5
+CPU_SECONDS = 3
 WALL_SECONDS = 30
 
 

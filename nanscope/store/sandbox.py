@@ -44,7 +44,7 @@ def take_inventory(descriptor: int, name: str) -> Inventory:
         return known
     answer = _ask(descriptor, name)
     if answer.inventory is not None:
-        remember(descriptor, answer.inventory, answer.reads, answer.digest)
+        remember(descriptor, answer.inventory, answer.evidence)
         return answer.inventory
     if answer.reason:
         raise refused(name, answer.reason)
@@ -110,7 +110,7 @@ def _failure(status: int, late: bool, size: int) -> str:
     if size > ANSWER_BYTES:
         return f"its structure takes more than {ANSWER_BYTES >> 20} MiB to describe"
     if late or -status in _TIME_SIGNALS:
-        return f"looking at its structure takes longer than {CPU_SECONDS} seconds"
+        return f"looking at its structure takes longer than {CPU_SECONDS} seconds of work"
     if status < 0:
         names = {number.value: number.name for number in signal.Signals}
         return f"its structure crashes libhdf5 ({names.get(-status, -status)})"

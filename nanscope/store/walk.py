@@ -9,7 +9,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o
 
 from nanscope.store.refusal import check, shown
 
-DEPTH, OBJECTS, NAME_BYTES, ATTRIBUTES = 8, 200_000, 512, 64
+DEPTH, OBJECTS, NAME_BYTES, ATTRIBUTES = 8, 10_000, 512, 64
 
 _LINKS = {
     h5l.TYPE_SOFT: "a soft link, which can lead anywhere",

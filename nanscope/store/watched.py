@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from typing import Any
 
-Read = tuple[int, int]
-"""Offset and length of a piece of a file."""
+_BYTES, _PIECES = 16 << 20, 2000  # of the record; of a file that needs more, nothing is kept
 
 
 class WatchedFile(io.RawIOBase):
     """Reads a descriptor without moving its position, which other processes may share.
 
     Attributes:
-        reads: pieces that were read, in this order.
-        digest: of their bytes.
+        pieces: offset and bytes of what was read, in this order; None where it became too much.
     """
 
     def __init__(self, descriptor: int) -> None:
-        self.reads: list[Read] = []
-        self.digest = hashlib.blake2b(digest_size=32)
+        self.pieces: list[tuple[int, bytes]] | None = []
+        self._kept = 0
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
         self._position = 0
@@ -45,14 +42,20 @@ class WatchedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """As any file does; notes the piece that was asked for."""
+        """As any file does; notes what was read."""
         view = memoryview(buffer).cast("B")
         data = read_at(self._descriptor, len(view), self._position)
-        self.reads.append((self._position, len(view)))
-        self.digest.update(data)
+        self._note(self._position, data)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _note(self, offset: int, data: bytes) -> None:
+        self._kept += len(data)
+        if self.pieces is not None and self._kept <= _BYTES and len(self.pieces) < _PIECES:
+            self.pieces.append((offset, data))
+        else:
+            self.pieces = None
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:

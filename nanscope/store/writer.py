@@ -24,6 +24,8 @@ from nanscope.store.process import started
 from nanscope.store.publish import publish
 from nanscope.store.regions import Regions
 from nanscope.store.schema import EVENT_BYTES_RESERVED
+from nanscope.store.slots import Piece
+from nanscope.store.snapshot_writer import SnapshotRoom, SnapshotWriter
 from nanscope.values import Epoch
 
 LARGEST_CONFUSION = 100  # classes; beyond it the matrix would crowd out everything else
@@ -52,7 +54,7 @@ class RunWriter:
         self._fits = True  # whether rows have the columns of the file that is being written
         self._stuck = False  # whether another part was wanted and could not be made
         self._name_columns()
-        self._live = self._make(path, layout)
+        self._live, self._snapshots = self._make(path, layout)
 
     @classmethod
     def create(
@@ -64,6 +66,7 @@ class RunWriter:
         budget: int = DEFAULT_BUDGET,
         layout: Layout | None = None,
         mode: Mode | None = None,
+        snapshots: SnapshotRoom | None = None,
     ) -> RunWriter:
         """Make the run file, complete with room for all rows (sparse), and begin to write it.
 
@@ -76,6 +79,7 @@ class RunWriter:
             layout: other sizes than the ones that fit `header`, `capacity` and `budget`.
             mode: `row` writes each row at once, `batch` leaves it to a thread; None chooses by what a row
                 costs, measured, and how long a step takes.
+            snapshots: room for states of the training in each part, beside the budget; none by default.
 
         Raises:
             RunFileExistsError: the name is taken; nothing was touched.
@@ -84,6 +88,9 @@ class RunWriter:
         if not header.columns:
             raise UsageError("a run file needs at least one column", "record a scalar such as loss")
         sizes = layout or Layout.for_run(len(header.columns), capacity, budget)
+        if snapshots is not None:
+            slots, slot_bytes = snapshots
+            sizes = replace(sizes, snapshot_slots=slots, snapshot_bytes=slot_bytes)
         return cls(path, header, sizes, budget=budget, mode=mode, run_id=uuid.uuid4().hex)
 
     def append(self, step: int, time: float, row: Floats) -> None:
@@ -116,11 +123,22 @@ class RunWriter:
             self._leave_parent()
         self._header = header
         self._name_columns()
-        self._fits = self._go_on(Layout.for_run(len(header.columns), self._live.layout.rows, self._budget))
+        before = self._live.layout
+        sizes = Layout.for_run(len(header.columns), before.rows, self._budget)
+        slots, slot_bytes = before.snapshot_slots, before.snapshot_bytes
+        self._fits = self._go_on(replace(sizes, snapshot_slots=slots, snapshot_bytes=slot_bytes))
 
     def keep(self) -> None:
         """The rows around the newest one matter: they stay whole, and the next ones are written at once."""
         self._live.keep()
+
+    def snapshot(self, step: int, time: float, pieces: Mapping[str, Piece], meta: Mapping[str, Any]) -> bool:
+        """Copy a state of the training, to be written by another thread; see `SnapshotWriter.put`."""
+        return self._snapshots is not None and self._snapshots.put(step, time, pieces, meta)
+
+    def pin_snapshot(self, step: int) -> bool:
+        """Keep the snapshot of a step for good; False when this part of the run has none."""
+        return self._snapshots is not None and self._snapshots.pin(step)
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """Note something beside the rows; JSON types, written at once, dropped and counted without room."""
@@ -154,7 +172,12 @@ class RunWriter:
     def close(self, state: str = "finished") -> None:
         """Write what is left and how the run ended: finished, interrupted or failed. Again: does nothing."""
         if os.getpid() == self._pid:
-            self._live.close(state)
+            self._close_part(state)
+
+    def _close_part(self, state: str) -> None:
+        if self._snapshots is not None:
+            self._snapshots.close()
+        self._live.close(state)
 
     def _note(self, kind: str, step: int, fields: Mapping[str, Any]) -> bool:
         if os.getpid() != self._pid:
@@ -173,20 +196,20 @@ class RunWriter:
         """Begin the next part; the one before is closed only when that is there."""
         for name in part_names(self.path, self.part + 1, self._run_id):
             try:
-                following = self._make(name, layout, self.part + 1)
+                live, snapshots = self._make(name, layout, self.part + 1)
             except RunFileExistsError:
                 continue
             except UsageError as error:
                 _tell(f"the run cannot go on in another part: {error}. The last steps of this one are kept.")
                 break
             self.part += 1
-            self._live.close("continued")
-            self._live = following
+            self._close_part("continued")
+            self._live, self._snapshots = live, snapshots
             return True
         self._stuck = True
         return False
 
-    def _make(self, path: Path, layout: Layout, part: int = 1) -> LiveFile:
+    def _make(self, path: Path, layout: Layout, part: int = 1) -> tuple[LiveFile, SnapshotWriter | None]:
         image = build_image(self._header, layout, Identity(self._run_id, part))
         first = Head(sequence=1, heartbeat=clock.time(), pid=os.getpid(), started=started(os.getpid()))
         image = replace(
@@ -197,8 +220,10 @@ class RunWriter:
             (image.offsets["live/events"], EVENT_BYTES_RESERVED),
             (image.offsets["live/ring"], layout.ring * layout.row_bytes),
         )
-        regions = Regions(publish(path, image, reserved), image.offsets)
-        return LiveFile(path, regions, layout, self._mode)
+        descriptor = publish(path, image, reserved)
+        slots, slot_bytes = layout.snapshot_slots, layout.snapshot_bytes
+        snapshots = SnapshotWriter(descriptor, image.offsets, slots, slot_bytes) if slots else None
+        return LiveFile(path, Regions(descriptor, image.offsets), layout, self._mode), snapshots
 
     def _leave_parent(self) -> None:
         """In a forked child: two processes must not write one ring, so the child gets its own file."""
@@ -207,7 +232,7 @@ class RunWriter:
         path = self.path.with_name(f"{self.path.stem}.fork{self._pid}{self.path.suffix}")
         self._run_id, self.part = uuid.uuid4().hex, 1
         try:
-            self._live = self._make(path, self._live.layout)
+            self._live, self._snapshots = self._make(path, self._live.layout)
         except UsageError as error:
             _tell(f"nanscope records nothing in this forked process: {error}")
         else:

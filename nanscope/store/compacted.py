@@ -97,7 +97,7 @@ def open_compact(name: str, descriptor: int, header: Header, inventory: Inventor
             raise ValueError("rows that do not add up")
         tables = _tables(file, inventory, len(header.columns), parts)
         events = [*map(parse_line, inventory.texts.get("findings", [])), *_epochs(file, inventory)]
-        state, lost = _state(record["state"]), tuple(clean(sentence) for sentence in record["lost"])
+        state, lost = _ending(record)
     except _UNSOUND as error:
         raise file.damaged("does not say consistently what it holds") from error
     source = _source(tables, parts, len(header.columns))
@@ -119,10 +119,11 @@ def _offset(stored: Stored) -> int:
     return stored.offset
 
 
-def _state(word: Any) -> str:
-    if word not in (*STATES, KILLED) or word == STATES[0]:
-        raise ValueError("a state that no compacted run has")
-    return str(word)
+def _ending(value: Any) -> tuple[str, tuple[str, ...]]:
+    match value:
+        case {"state": str(state), "lost": list(lost)} if state in (*STATES[1:], KILLED):  # all but "live"
+            return state, tuple(map(clean, lost))
+    raise ValueError("an end that no compacted run has")
 
 
 def _part(value: Any, columns: int) -> PartRecord:

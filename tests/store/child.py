@@ -1,19 +1,11 @@
-"""A training that only appends rows, to be killed: `python -m tests.store.child`.
-
-The process reads plans, one line of JSON each, and forks a victim for each, one after the other: so a victim
-has imported everything when it begins. It answers with the victim's pid, then with its exit code.
-"""
+"""A training that only appends rows, to be killed; run by `nursery.py`."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +20,7 @@ ROWS = 1 << 17  # a victim appends at most
 PERIOD = 256  # rows of the pattern made at a time
 FIRST = 1 << 20  # an amended row held the pattern of so many rows later before
 EVENTS = 37  # rows from one event to the next
-CREATING, CREATED, EVENTS_SENT, APPENDED, AMENDED, CLOSED = range(6)
+CREATING, CREATED, EVENTS_SENT, APPENDED, AMENDED, CLOSED, HANDLES = range(7)
 NUMBERS = 8
 
 
@@ -38,7 +30,7 @@ class Plan:
 
     Attributes:
         path, tally: the run file, and where the victim tells how far it is.
-        sites, mode: of the rows.
+        sites, mode: of the rows; without a mode the writer chooses.
         real: with blocks and ring of full size.
         blocks, slots: room in the file, when it is not real.
         rows: to append, then the run is finished.
@@ -47,12 +39,13 @@ class Plan:
         amends: whether each row is amended.
         strike: where it kills itself, see `Strike`; after `arm` rows, or -1: from the creation on.
         log: where its system calls are logged.
+        deed: what it does, by a name that its program knows.
     """
 
     path: str
     tally: str
     sites: int
-    mode: str
+    mode: live.Mode | None
     deed: str = "append"
     real: bool = False
     blocks: int = 1024
@@ -74,7 +67,7 @@ class Plan:
 
 
 class Tally:
-    """How far a victim is, in a mapped file that outlives it: some numbers, then when each append returned."""
+    """How far a victim is, in a mapped file: some numbers, then when each append returned."""
 
     def __init__(self, path: str) -> None:
         self._numbers = np.memmap(path, "<f8", "r+", shape=(NUMBERS + ROWS,))
@@ -100,6 +93,11 @@ class Tally:
     def when(self, row: int) -> float:
         """The moment at which that was."""
         return float(self._numbers[NUMBERS + row])
+
+
+def losses_of(plan: Plan, mode: Literal["r", "w+"] = "r") -> Any:
+    """The loss of each step of a training, as it saw it itself; outlives the victim."""
+    return np.memmap(f"{plan.tally}.losses", "<f4", mode, shape=(plan.rows,))
 
 
 def append(plan: Plan) -> None:
@@ -130,7 +128,9 @@ def _arm(plan: Plan) -> None:
         install(Strike(*plan.strike))
 
 
-def put_row(writer: RunWriter, tally: Tally, row: int, columns: int, *, amend: bool = False) -> None:
+def put_row(
+    writer: RunWriter, tally: Tally, row: int, columns: int, *, amend: bool = False, events: bool = True
+) -> None:
     """Append one row and note that it is done."""
     if amend:
         writer.append(3 * row, row / 8, _row(row + FIRST, columns))
@@ -140,7 +140,7 @@ def put_row(writer: RunWriter, tally: Tally, row: int, columns: int, *, amend: b
     else:
         writer.append(3 * row, row / 8, _row(row, columns))
         tally.appended(row)
-    if row % EVENTS == 0:
+    if events and row % EVENTS == 0:
         writer.event("note", 3 * row, text=f"event {row}")
         tally[EVENTS_SENT] = row // EVENTS + 1
 
@@ -155,26 +155,3 @@ def _row(row: int, columns: int) -> Any:
             _tables.clear()
         _tables[key] = pattern(row // PERIOD * PERIOD, (row // PERIOD + 1) * PERIOD, columns)
     return _tables[key][row % PERIOD]
-
-
-Deed = Callable[[Plan], None]
-DEEDS: Mapping[str, Deed] = {"append": append}
-
-
-def serve(deeds: Mapping[str, Deed]) -> None:
-    """Fork a victim for each plan on the standard input."""
-    for line in sys.stdin:
-        plan = Plan(**json.loads(line))
-        pid = os.fork()
-        if pid == 0:
-            output = os.open(f"{plan.tally}.out", os.O_WRONLY | os.O_CREAT, 0o666)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            deeds[plan.deed](plan)
-            return  # and so through the end of the interpreter, like any program
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve(DEEDS)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.store.killing import Nursery
+from tests.store.matrix import Nurseries
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """Victims that only append rows."""
-    started = Nursery()
+def nurseries() -> Iterator[Nurseries]:
+    """Programs that fork victims."""
+    started = Nurseries()
     yield started
     started.close()

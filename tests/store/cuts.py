@@ -88,7 +88,7 @@ def _durable_rows(path: Path, calls: Sequence[Call], inode: int) -> NDArray[np.i
         ring = file["live/ring"]
         begin, size = ring.id.get_offset(), 4 * ring.shape[1]
         end = begin + size * ring.shape[0]
-    found = set()
+    found: set[int] = set()
     for call in calls[: durable(calls, inode)]:
         if call.inode == inode and call.what == "write" and begin <= call.offset < end:
             rows = np.frombuffer(call.data, "<u4").reshape(-1, size // 4)

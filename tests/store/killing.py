@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from nanscope.store.live import Mode
 from tests.store.child import Plan, Tally
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +24,17 @@ PATIENCE = 60.0  # seconds until a victim that does not move is given up
 
 
 class Nursery:
-    """Victims of one program, see `child.py`; one at a time."""
+    """Victims of one program, see `nursery.py`; one at a time.
 
-    def __init__(self, module: str = "tests.store.child") -> None:
+    Args:
+        module: the program.
+        prefix: words before its command.
+    """
+
+    def __init__(self, module: str = "tests.store.nursery", prefix: Sequence[str] = ()) -> None:
+        command = [*prefix, sys.executable, "-m", module]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
 
     def start(self, plan: Plan) -> Victim:
@@ -62,6 +69,11 @@ class Victim:
     ended: float = 0.0
 
     @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return Path(self.plan.path).parent
+
+    @property
     def output(self) -> str:
         """What it printed."""
         return Path(f"{self.plan.tally}.out").read_text()
@@ -81,6 +93,12 @@ class Victim:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def wait_until_stopped(self) -> None:
+        """Until a SIGSTOP has reached every thread of it."""
+        tasks = Path(f"/proc/{self.pid}/task")
+        while any(task.read_text().rpartition(")")[2].split()[0] != "T" for task in tasks.glob("*/stat")):
+            time.sleep(0.0002)
+
     def wait(self) -> int:
         """Its exit code, negative for a signal."""
         code = int(self.nursery._line())
@@ -95,14 +113,15 @@ class Ground:
     folder: Path
     nursery: Nursery
     sites: int
-    mode: str
+    mode: Mode | None
     real: bool
     dice: Random
 
     def plan(self, **more: Any) -> Plan:
         """A plan for a victim."""
         names = self.folder / "run.h5", self.folder / "tally"
-        return Plan(*map(str, names), self.sites, self.mode, real=self.real, **more)
+        path, tally = map(str, names)
+        return Plan(path, tally, self.sites, self.mode, real=self.real, **more)
 
     @contextmanager
     def victim(self, plan: Plan) -> Iterator[Victim]:

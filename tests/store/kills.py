@@ -114,7 +114,7 @@ def _look(ground: Ground, victim: Victim, *, amended: bool = False, thinned: boo
     outcome = examine(path, expected)
     if not outcome.missing or not outcome.opened:
         return outcome
-    late = victim.ended - victim.tally.when(outcome.found)
-    broken = ground.mode == "row" or late > BATCH_SECONDS
-    sentence = f"{outcome.missing} rows lost, the oldest {late:.3f} s old"
-    return replace(outcome, late=late, complaints=(*outcome.complaints, *[sentence] * broken))
+    seconds = victim.ended - victim.tally.when(outcome.found)
+    broken = ground.mode == "row" or seconds > BATCH_SECONDS
+    sentence = f"{outcome.missing} rows lost, the oldest {seconds:.3f} s old"
+    return replace(outcome, late=seconds, complaints=(*outcome.complaints, *[sentence] * broken))

@@ -74,7 +74,9 @@ class Expected:
 
 def examine(path: Path, expected: Expected) -> Outcome:
     """Open a run file, every way, and compare every bit."""
-    plain = [reason for file in sorted(path.parent.glob(f"{path.stem}*.h5")) for reason in _plain(file)]
+    plain = [
+        reason for file in sorted(path.parent.glob(f"{path.stem}*.h5")) for reason in plain_reasons(file)
+    ]
     start = time.perf_counter()
     try:
         run = open_run(path)
@@ -86,7 +88,7 @@ def examine(path: Path, expected: Expected) -> Outcome:
     return replace(outcome, plain=not plain, open_seconds=seconds, complaints=complaints)
 
 
-def _plain(path: Path) -> list[str]:
+def plain_reasons(path: Path) -> list[str]:
     """Reasons why plain h5py does not read the file as it is."""
     try:
         with h5py.File(path, "r") as file:
@@ -131,7 +133,8 @@ def _right_values(table: Floats, numbers: NDArray[np.int64], expected: Expected)
 
 
 def _row(number: int, columns: int) -> Floats:
-    return pattern(int(number), int(number) + 1, columns)[0]
+    row: Floats = pattern(int(number), int(number) + 1, columns)[0]
+    return row
 
 
 def _complaints(run: Run, numbers: NDArray[np.int64], expected: Expected) -> Any:

@@ -1,7 +1,7 @@
 """The columns that the recorder writes for a small and a large network, without torch.
 
 An MLP of L linear layers with rectifiers between them, the last one without a bias: 8 L - 3 sites and about
-4.7 (small) or 3.7 (large) columns a site; `test_training.py` holds them against a recorded training.
+4.7 (small) or 3.7 (large) columns a site; `test_matrix.py` holds them against a recorded training.
 """
 
 from nanscope.run import Column, Header

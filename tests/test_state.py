@@ -19,8 +19,12 @@ from nanscope.recording.bits import piece_of, tensor_of, write_bits
 from nanscope.recording.state import capture, restore, room_for
 from nanscope.store import regions
 from nanscope.store.slots import ITEM_BYTES, numpy_dtype, slot_bytes_for
+from nanscope.store.snapshot_writer import SnapshotRoom
 from nanscope.store.snapshots import Snapshot
+from nanscope.store.states import snapshots_of
+from nanscope.store.writer import RunWriter
 from tests.models import convolutional, mlp
+from tests.store.files import header, layout
 from tests.store.snapshot_files import SlotFile
 
 Maker = Callable[[nn.Module], Sequence[Optimizer]]
@@ -142,6 +146,30 @@ def test_a_training_goes_on_as_it_did(tmp_path: Path, maker: Maker, before: int)
     assert everything(model, optimizers) == start
     train(model, optimizers, 6)
     assert everything(model, optimizers) == first
+
+
+def test_through_a_run_file(tmp_path: Path) -> None:
+    """As a rewind does: snapshots while the training goes on, the run file read beside it, one step back."""
+    model = Awkward()
+    optimizers = MAKERS["adamw"](model)
+    room = SnapshotRoom(2, room_for(model, optimizers))
+    writer = RunWriter.create(tmp_path / "run.h5", header(2), layout=layout(2), snapshots=room)
+    states = []
+    for step in range(4):
+        states.append(everything(model, optimizers))
+        assert writer.snapshot(step, step / 8, *capture(model, optimizers))
+        assert writer._snapshots is not None
+        assert writer._snapshots.wait()
+        train(model, optimizers, 1)
+    assert writer.pin_snapshot(2)
+    newest, before = snapshots_of(tmp_path / "run.h5")
+    assert (newest.step, before.step) == (3, 2)
+    last = everything(model, optimizers)
+    restore(before, model, optimizers)
+    assert everything(model, optimizers) == states[2]
+    train(model, optimizers, 2)
+    assert everything(model, optimizers) == last
+    writer.close()
 
 
 def test_autocast(tmp_path: Path) -> None:

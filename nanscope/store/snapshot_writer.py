@@ -80,11 +80,8 @@ class SnapshotWriter:
 
     def __init__(self, descriptor: int, offsets: Mapping[str, int], slots: int, slot_bytes: int) -> None:
         self.taken = self.skipped = self.refused = self.failed = 0
-        # a descriptor of its own: a disk that hangs may outlive the run file's writer
-        self._regions = Regions(os.dup(descriptor), offsets)
         self._slots = [_Slot(f"snapshots/slot{i}") for i in range(slots)]
-        self._staging: Bytes = np.empty(slot_bytes - HEADER_BYTES, np.uint8)
-        self._staging.fill(0)  # the system gives the memory now, not in the midst of a step
+        self._staging: Bytes = np.empty(0, np.uint8)
         self._pid = os.getpid()
         self._sequence = 0
         self._closed = False
@@ -92,8 +89,16 @@ class SnapshotWriter:
         self._jobs: SimpleQueue[_Job | _Slot | None] = SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
+        # a descriptor of its own: a disk that hangs may outlive the run file's writer
+        self._regions = Regions(os.dup(descriptor), offsets)
         self._thread = threading.Thread(target=self._work, name="nanscope-snapshots", daemon=True)
-        self._thread.start()
+        try:
+            self._staging = np.empty(slot_bytes - HEADER_BYTES, np.uint8)
+            self._staging.fill(0)  # the system gives the memory now, not in the midst of a step
+            self._thread.start()
+        except (MemoryError, RuntimeError) as error:  # a run that goes on in another part must go on
+            self._give_up()
+            self._warn("start", str(error))
 
     # The training's thread
 
@@ -167,10 +172,13 @@ class SnapshotWriter:
         if os.getpid() == self._pid:
             return False
         if not self._closed:
-            self._closed = True
-            self._staging = np.empty(0, np.uint8)
-            self._regions.close()
+            self._give_up()
         return True
+
+    def _give_up(self) -> None:
+        self._closed = True
+        self._staging = np.empty(0, np.uint8)
+        self._regions.close()
 
     def _oldest(self) -> _Slot | None:
         """The slot to overwrite: an empty one before any other, but one that just failed last."""

@@ -28,7 +28,7 @@ ARRAYS = st.lists(st.tuples(st.sampled_from(sorted(ITEM_BYTES)), SHAPES), max_si
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a disk takes is not tested here."""
-    monkeypatch.setattr(regions, "_sync_data", lambda _: None)
+    monkeypatch.setattr(regions, "_sync_data", os.fstat)
 
 
 def piece_of_bits(dtype: str, shape: tuple[int, ...], bits: bytes) -> Piece:
@@ -293,6 +293,24 @@ def test_memory_is_set_aside_once(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 1.05 * file.slot_bytes
     assert after < 0.05 * file.slot_bytes
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("can't start new thread")])
+def test_no_memory_or_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Said once; nothing is put, nothing raised, and no descriptor is left open."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    file = slot_file(tmp_path)
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with warnings.catch_warnings(record=True) as told, file.writing() as writer:
+        warnings.simplefilter("always")
+        assert not put(writer, 1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            writer._regions.sync()
+    assert f"leaves out snapshots of the state: {error}" in str(told[0].message)
+    assert file.read() == ()
 
 
 def test_a_forked_child_writes_nothing(tmp_path: Path, gate: threading.Event) -> None:

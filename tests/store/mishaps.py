@@ -60,7 +60,7 @@ def forks(ground: Ground, times: int) -> Iterator[Outcome]:
 def second_recorder(ground: Ground, times: int) -> Iterator[Outcome]:
     """On the name of a run that is being recorded: refused, and not a byte of it changes."""
     for _ in range(times):
-        with ground.victim(ground.plan()) as victim:
+        with ground.victim(ground.plan(blocks=64, slots=64)) as victim:
             victim.wait_for(APPENDED, ground.dice.randint(1, 1000))
             victim.kill(signal.SIGSTOP)
             victim.wait_until_stopped()

@@ -7,6 +7,7 @@ the writer's (`recount.py`).
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanscope.errors import RunFileError
+from nanscope.store.compacted import checksum
 from nanscope.store.contents import open_contents
+from nanscope.store.inventory import Inventory
 from nanscope.store.reader import Part, open_parts
 from nanscope.store.slots import PIN_OFFSET
 from nanscope.store.snapshots import read_snapshots
@@ -79,6 +82,7 @@ def _check(part: Part, several: bool, advance: Callable[[int], None]) -> Tally:
     tally = Tally(part.header.columns, f"{clean(part.path.name)}: " if several else "", advance)
     contents, descriptor = open_contents(part.path, name)
     try:
+        _check_texts(descriptor, contents.inventory, tally)
         if part.raw is not None:
             check_live(part.raw, part.state, tally)
         else:
@@ -92,6 +96,20 @@ def _check(part: Part, several: bool, advance: Callable[[int], None]) -> Tally:
         tally.note(sentence)
     tally.close()
     return tally
+
+
+def _check_texts(descriptor: int, inventory: Inventory, tally: Tally) -> None:
+    """Names, settings and small tables against the checksums that the file has of them."""
+    checksums = json.loads(inventory.texts.get("checksums", ["{}"])[0])
+    for name, crc in checksums.items():
+        stored = inventory.arrays.get(name)
+        if stored is None:
+            value: bytes | list[str] = inventory.texts.get(name, [])
+        else:
+            value = read_at(descriptor, stored.nbytes, stored.offset or 0)
+        tally.count("texts and tables")
+        if checksum(value) != crc:
+            tally.problem(f"the checksum of {clean(name)} is wrong")
 
 
 def _check_snapshot(name: str, descriptor: int, offset: int, size: int, tally: Tally) -> None:

@@ -40,7 +40,6 @@ class _Table:
 
 def check_compact(name: str, descriptor: int, contents: Contents, source: Source, tally: Tally) -> None:
     """Check one file; `source` has the rows of all parts in it."""
-    tally.count("texts", len(json.loads(contents.inventory.texts["checksums"][0])))
     tables = {table.name: table for table in _tables(descriptor, contents)}
     for table in tables.values():
         _check_chunks(descriptor, table, tally)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from nanscope.run import MISSING, Column, Header
 from nanscope.store import verify_compact
 from nanscope.store.compact import compact
+from nanscope.store.compacted import checksum
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import MEAN, QUANTITIES, summarise
 from nanscope.store.recount import disagreements
@@ -36,7 +38,7 @@ COLUMNS = (
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound live file with blocks, a full ring and events."""
     path = tmp_path_factory.mktemp("verify") / "run.h5"
-    writer = RunWriter.create(path, Header(COLUMNS), layout=layout(3))
+    writer = RunWriter.create(path, Header(COLUMNS, config={"lr": 0.1}), layout=layout(3))
     append_pattern(writer, 0, ROWS, 3)
     writer.event("note", 1, text="hello")
     writer.event("note", 2, text="again")
@@ -145,6 +147,21 @@ def test_every_flipped_bit_of_a_chunk_is_found(compact_file: Path, monkeypatch: 
     missed = [position for position in flips(compact_file, positions, seed=1) if not is_found(compact_file)]
     assert missed == []
     assert not is_found(compact_file)
+
+
+def test_flipped_bits_in_names_and_settings_are_found(run_file: Path) -> None:
+    """Where the file has checksums of its texts; a changed setting or name reads well, and is wrong."""
+    with h5py.File(run_file, "r+") as file:
+        texts = {name: file[name].asstr()[()] for name in ("config", "env", "series/site", "series/scalar")}
+        sums = {name: checksum(np.ravel(np.asarray(text, object)).tolist()) for name, text in texts.items()}
+        sums["columns/stat"] = checksum(file["columns/stat"][()].tobytes())
+        file["checksums"] = json.dumps(sums)
+    assert verified(run_file).checked["texts and tables"] == len(sums)
+    data = run_file.read_bytes()
+    positions = [data.index(text) + 2 for text in (b'{"lr": 0.1}', b"fc1.output", b"loss")]
+    positions.append(place_of(run_file, "columns/stat")[0])
+    missed = [position for position in flips(run_file, positions, seed=1) if not is_found(run_file)]
+    assert missed == []
 
 
 def test_the_place_of_the_damage_is_told(run_file: Path) -> None:

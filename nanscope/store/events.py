@@ -29,7 +29,7 @@ def is_event(value: Any) -> TypeGuard[Event]:
 
 
 def epoch_of(event: Event) -> Epoch | None:
-    """The evaluation in an event of kind `epoch`, but for fields of a later version; None where it is none."""
+    """The evaluation in an event of kind `epoch`, without fields of a later version; None if it is none."""
     if not _is_epoch(event):
         return None
     fields = {name: event[name] for name in _WHOLE | _REAL}

@@ -39,6 +39,7 @@ from nanscope.store.through import Through
 CHUNK_ROWS = 4096
 _CHUNK_BUCKETS = 2048
 _VERSION = ("v110", "v110")  # a chunk index of a sixth of the size that older versions give it
+_TEXT_BYTES = 1 << 16  # written at once; HDF5 2.0.0 spoils the file when it is given 2 MB of strings
 _PRECISION = {False: "exact", True: "12bit"}
 
 
@@ -93,15 +94,23 @@ class CompactFile:
         draft = self._draft
         for name in self._index:
             self._write_index(name)
-        lines = [to_json(event) for event in draft.events]
-        self._file["findings"] = np.array(lines, dtype=h5py.string_dtype())
-        self._file["findings"].make_scale("findings")  # xarray warns of a dimension that has no name
+        self._write_findings([to_json(event) for event in draft.events])
         for name, values in draft.epochs.items():
             self._file[f"epochs/{name}"] = values
             self._file[f"epochs/{name}"].attrs.update(units=FIELDS[name].unit, long_name=FIELDS[name].meaning)
         records = [asdict(record) for record in draft.records]
         self._file["state"] = to_json({"state": draft.state, "lost": list(draft.lost), "parts": records})
         self._file["checksums"] = to_json(_checksums(self._file))
+
+    def _write_findings(self, lines: list[str]) -> None:
+        findings = self._file.create_dataset("findings", (len(lines),), h5py.string_dtype())
+        findings.make_scale("findings")  # xarray warns of a dimension that has no name
+        start = size = 0
+        for stop, line in enumerate(lines, 1):
+            size += len(line)
+            if size >= _TEXT_BYTES or stop == len(lines):
+                findings[start:stop] = lines[start:stop]
+                start, size = stop, 0
 
     def _write_attributes(self) -> None:
         header, contents = self._draft.header, self._draft.first.contents

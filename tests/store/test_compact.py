@@ -1,19 +1,23 @@
 """Compaction: everything comes back, bit for bit, whatever the run."""
 
 import stat
+import tempfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import xarray
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanscope.errors import UsageError
-from nanscope.run import MISSING_BITS
+from nanscope.run import MISSING_BITS, Column, Header
 from nanscope.store.compact import compact
 from nanscope.store.layout import Layout
 from nanscope.store.reader import open_run
 from nanscope.store.writer import RunWriter
+from nanscope.values import Kind, Site
 from tests.store.compaction import (
     COLUMNS,
     HEADER,
@@ -27,7 +31,7 @@ from tests.store.compaction import (
     small,
     snapshot_of,
 )
-from tests.store.files import BLOCK, RING, bits
+from tests.store.files import BLOCK, RING, append_pattern, bits, pattern
 
 
 @pytest.mark.parametrize("rows", [0, 1, 15, BLOCK, BLOCK + 1, RING, 3 * RING + 17, 4096, 4097, 9000])
@@ -135,6 +139,69 @@ def test_a_later_part_may_follow_a_compacted_file(tmp_path: Path) -> None:
     assert facts(path)[1:] == expected[1:]
     assert not compact(path).done
     assert last.exists()
+
+
+def test_a_run_whose_first_part_is_gone(tmp_path: Path) -> None:
+    """The parts that are there become one file under the name of the first of them."""
+    path, second = tmp_path / "run.h5", tmp_path / "run.part2.h5"
+    grow(path, 300, 200)
+    path.unlink()
+    expected, before = facts(second), snapshot_of(open_run(second))
+    compact(second)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.part2.h5"]
+    assert facts(second) == expected
+    assert_same(before, snapshot_of(open_run(second)))
+
+
+def test_many_events_come_back(tmp_path: Path) -> None:
+    """More text than libhdf5 2.0.0 takes at once without spoiling the file."""
+    path = tmp_path / "run.h5"
+    writer = RunWriter.create(path, HEADER, layout=small())
+    append(writer, 0, 10)
+    for i in range(16_000):
+        writer.event("note", i, text="x" * 120)
+    writer.event("note", 1, text="y" * 3_000_000)
+    writer.close()
+    expected = facts(path)
+    compact(path)
+    assert facts(path) == expected
+
+
+@pytest.mark.parametrize("columns", [COLUMNS[:1], COLUMNS[1:2]])
+def test_sites_or_scalars_alone(tmp_path: Path, columns: tuple[Column, ...]) -> None:
+    """A run without scalars, and one without sites: the same rows, and xarray opens it."""
+    path = tmp_path / "run.h5"
+    writer = RunWriter.create(path, Header(columns), layout=small(1))
+    append_pattern(writer, 0, 300, 1)
+    writer.close()
+    before = snapshot_of(open_run(path))
+    compact(path)
+    assert_same(before, snapshot_of(open_run(path)))
+    with xarray.open_dataset(path, group="series", engine="h5netcdf") as series:
+        assert series.sizes["site"] + series.sizes["scalar"] == 1
+
+
+names = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8)
+sites = st.builds(
+    Site, names, st.sampled_from(Kind), names, st.integers(-1, 99), names, st.integers(0, 2**40)
+)
+any_column = st.builds(Column, sites | st.none(), names)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(columns=st.lists(any_column, min_size=1, unique=True), created=st.floats(0, 1e10))
+def test_any_header_comes_back(columns: list[Column], created: float) -> None:
+    """Names of any script, sites and stats in any order, cells that are no column."""
+    header = Header(tuple(columns), {"a": [1, None]}, {"b": "c"}, ({"name": ""},), created)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.h5"
+        writer = RunWriter.create(path, header, layout=small(len(columns)))
+        append_pattern(writer, 0, 70, len(columns))
+        writer.close()
+        compact(path)
+        run = open_run(path)
+        assert run.header == header
+        np.testing.assert_array_equal(bits(run.source.block(0, 70)), bits(pattern(0, 70, len(columns))))
 
 
 def test_a_live_run_is_refused(tmp_path: Path) -> None:

@@ -108,18 +108,27 @@ class Ring:
         wrong |= self.sound & (self.numbers < np.maximum(expected, 0).astype(np.uint64))
         if state != "live":
             wrong |= self.sound & (self.numbers >= rows) & (state != "killed") & (self._head.sequence > 0)
-        unfinished = self._unfinished() if state in ("live", "killed") else -1
+        unfinished = self._unfinished(state, tally)
         for place in np.flatnonzero(wrong).tolist():
-            if place == unfinished:
+            if place in unfinished:
                 tally.note("the row that was being written at the end is not complete")
             elif not (state == "live" and self._heals(place)):
                 row = f"row {count(int(expected[place]))}" if expected[place] >= 0 else "no row yet"
                 tally.problem(f"place {place} in the ring, where {row} should be, is damaged")
 
-    def _unfinished(self) -> int:
-        """The place of the row after the newest one."""
+    def _unfinished(self, state: str, tally: Tally) -> set[int]:
+        """Places that a kill may leave incomplete: after the newest row, and of a row that is amended."""
+        amended = self._raw.read("live/amended", "<u4", self._words.shape[1])
+        whole = zlib.crc32(amended[:-1].data) == int(amended[-1])
+        if state not in ("live", "killed"):
+            if amended.any() and not whole:
+                tally.problem("the copy of the row that was amended last is damaged")
+            return set()
         newest = int(self.numbers[self.sound].max(initial=0)) if self.sound.any() else -1
-        return (newest + 1) % self.size
+        places = {int(amended[:2].view("<u8")[0]) % self.size} if whole else set()
+        if newest + 1 >= self._head.rows:  # one that the head counted was complete
+            places.add((newest + 1) % self.size)
+        return places
 
     def _heals(self, place: int) -> bool:
         size = 4 * self._words.shape[1]

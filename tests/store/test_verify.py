@@ -17,6 +17,7 @@ from nanscope.run import MISSING, Column, Header
 from nanscope.store import verify_compact
 from nanscope.store.compact import compact
 from nanscope.store.compacted import checksum
+from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import MEAN, QUANTITIES, summarise
 from nanscope.store.recount import disagreements
@@ -209,6 +210,30 @@ def test_the_ring_against_the_blocks(run_file: Path) -> None:
     seal_block(run_file, layout(3), newest)
     step = 3 * (newest * BLOCK + 3)
     assert verified(run_file).problems == (f"step {step}: the row in the ring is not the one in its block",)
+
+
+def test_what_a_kill_leaves_is_no_damage(run_file: Path) -> None:
+    """Torn: the row after the newest one, or the newest one while it is amended and there is a copy of it."""
+    for place in (ROWS % RING, (ROWS - 1) % RING):
+        unfinished = run_file.with_name(f"{place}.h5")
+        shutil.copy(run_file, unfinished)
+        size = layout(3).row_bytes
+        newest = ring_row(unfinished, (ROWS - 1) % RING)
+        overwrite(unfinished, "live/head", 0, np.zeros(2 * HEAD_SLOT, np.uint8))
+        killed = Head(sequence=9, rows=ROWS, blocks=BLOCKS, durable_blocks=BLOCKS)
+        overwrite(unfinished, "live/head", 0, np.frombuffer(pack_head(killed), np.uint8))
+        overwrite(unfinished, "live/ring", place * size + size // 2, np.full(size // 2, 7, np.uint8))
+        assert bool(verified(unfinished).problems) == (place == (ROWS - 1) % RING)
+        overwrite(unfinished, "live/amended", 0, newest)
+        found = verified(unfinished)
+        assert (found.problems, found.state) == ((), "killed")
+        assert found.notes == ("the row that was being written at the end is not complete",)
+
+
+def ring_row(path: Path, place: int) -> np.ndarray:
+    """The words in a place of the ring."""
+    with h5py.File(path) as file:
+        return np.asarray(file["live/ring"][place])
 
 
 def test_rows_that_are_not_there(run_file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
+from nanscope.store.compact import compact_at_close
 from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
@@ -131,9 +132,10 @@ class Sink:
         return self._spare[name]
 
     def close(self, state: str) -> None:
-        """Finish the run file."""
+        """Finish the run file; compact it if that takes but a moment."""
         if self._writer is not None:
             self._writer.close(state)
+            compact_at_close(self._writer.path)
 
     def _give_up(self, error: UsageError) -> None:
         self._usable = False

@@ -229,6 +229,8 @@ class RunWriter:
         """In a forked child: two processes must not write one ring, so the child gets its own file."""
         self._pid = os.getpid()
         self._live.abandon()
+        if self._snapshots is not None:
+            self._snapshots.close()
         path = self.path.with_name(f"{self.path.stem}.fork{self._pid}{self.path.suffix}")
         self._run_id, self.part = uuid.uuid4().hex, 1
         try:

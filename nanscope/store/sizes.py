@@ -9,7 +9,7 @@ from nanscope.store.layout import Layout, row_words
 from nanscope.store.refusal import check
 from nanscope.store.schema import arrays
 
-COLUMNS, ROWS, BLOCKS = 1_000_000, 1 << 26, 1 << 20
+COLUMNS, ROWS, BLOCKS = 1_000_000, 1 << 28, 1 << 20
 SHORTEST_BLOCK, LONGEST_BLOCK = 16, 1 << 16
 RING_ROWS, RING_BYTES = 1 << 18, 256 << 20
 DEFLATE_RATIO = 1032  # the most that deflate can make of a byte (zlib's technical details)
@@ -35,7 +35,7 @@ def live_layout(found: Mapping[str, Stored]) -> Layout:
     check(columns <= COLUMNS, f"it has {columns:,} columns, more than are read")
     check(
         blocks <= BLOCKS and blocks * block <= ROWS,
-        f"it has room for {blocks * block:,} rows, more than are read",
+        f"it has room for {blocks * block:,} rows in {blocks:,} blocks, more than are read",
     )
     check(
         ring <= RING_ROWS and 4 * ring * words <= RING_BYTES,

@@ -24,7 +24,7 @@ from nanscope.store.compact import compact
 from tests.store.crafts import sound
 from tests.store.mutating import Outcome
 
-ROWS = 300
+ROWS = 250  # finished blocks and newest rows, in one part
 EACH = 250  # mutants for one program
 ROOT = Path(__file__).parents[2]
 

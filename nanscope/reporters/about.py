@@ -36,7 +36,7 @@ def _run(page: Page, about: About) -> None:
     facts = about.to_dict()
     run = about.run
     calm = run.state == "finished"
-    page.line(Text.assemble((page.literal(run.name), STRONG), "  ", (run.state, CALM if calm else WARN)))
+    page.block("", Text.assemble((page.literal(run.name), STRONG), "  ", (run.state, CALM if calm else WARN)))
     page.line()
     _row(page, "Steps", _steps(facts))
     _row(

@@ -26,7 +26,7 @@ def _one(page: Page, found: Verification) -> None:
     sound = not found.problems
     problems = f"{count(len(found.problems))} problem{'s' * (len(found.problems) > 1)}"
     word = Text(f"{page.glyphs.note} sound", CALM) if sound else Text(f"{page.glyphs.error} {problems}", BAD)
-    page.line(Text.assemble((page.literal(found.name), STRONG), "  ", word))
+    page.block("", Text.assemble((page.literal(found.name), STRONG), "  ", word))
     for problem in found.problems:
         page.block(f"  {page.glyphs.error} ", problem)
     for note in found.notes:

@@ -87,7 +87,7 @@ def test_an_answer_with_a_wrong_part_is_none(path: tuple[str, ...], value: objec
         unpack(json.dumps(answer).encode())
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.binary() | st.recursive(st.none() | st.text(), st.lists).map(lambda v: json.dumps(v).encode()))
 def test_anything_else_is_none(data: bytes) -> None:
     """Nothing but `ValueError` comes of it."""

@@ -15,16 +15,19 @@ from hypothesis.extra import numpy as hnp
 
 from nanscope.run import MISSING, Column, Header
 from nanscope.store import verify_compact
+from nanscope.store.about import about
 from nanscope.store.compact import compact
 from nanscope.store.compacted import checksum
 from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import MEAN, QUANTITIES, summarise
 from nanscope.store.recount import disagreements
+from nanscope.store.slots import HEADER_BYTES, slot_bytes_for
 from nanscope.store.writer import RunWriter
 from nanscope.values import Kind, Site
 from tests.store.damage import flips, is_found, overwrite, place_of, sample, seal_block, used_bytes, verified
 from tests.store.files import BLOCK, RING, append_pattern, bits, header, layout, writing
+from tests.store.snapshot_files import pieces, state
 
 BLOCKS = 9  # that the file below has in full
 ROWS = BLOCKS * BLOCK + 10
@@ -162,6 +165,33 @@ def test_flipped_bits_in_names_and_settings_are_found(run_file: Path) -> None:
     positions = [data.index(text) + 2 for text in (b'{"lr": 0.1}', b"fc1.output", b"loss")]
     positions.append(place_of(run_file, "columns/stat")[0])
     missed = [position for position in flips(run_file, positions, seed=1) if not is_found(run_file)]
+    assert missed == []
+
+
+@pytest.mark.parametrize("form", ["live", "compact"])
+def test_every_flipped_bit_of_a_snapshot_is_found(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its header, its arrays, its table and its checksums; an empty slot is sound."""
+    path = tmp_path / "run.h5"
+    monkeypatch.setattr(verify_compact, "_check_places", lambda *_: None)
+    made = pieces(state(5))
+    size = slot_bytes_for(made, {"of": 5})
+    writer = RunWriter.create(path, header(2), layout=layout(2), snapshots=(2, size))
+    append_pattern(writer, 0, 10, 2)
+    assert writer.snapshot(5, 0.5, made, {"of": 5})
+    writer.close()
+    if form == "compact":
+        compact(path)
+    found = verified(path)
+    assert (found.problems, found.checked["snapshots"]) == ((), 1)
+    assert about(path).files[0].snapshots == (5,)
+    data = path.read_bytes()
+    begin = data.index(b"\x93NSSNAP\n")
+    arrays = begin + HEADER_BYTES
+    table = data.index(b'"entries"', arrays)
+    positions = [begin, begin + 16, begin + 40, arrays, arrays + 11_999, table, table + 30]
+    missed = [position for position in flips(path, positions, seed=1) if not is_found(path)]
     assert missed == []
 
 

@@ -78,6 +78,7 @@ ROWS = (
     Row("clock goes back", mishaps.clock_goes_back),
     Row("no thread to be had", mishaps.no_thread),
     Row("writer's thread dies", mishaps.dead_thread),
+    Row("writer's thread always fails", mishaps.failing_thread),
     Row("ends of a training", trainings.ends, program=TRAINED),
     Row("held open by readers, 200 polls", watchers.held_open),
     Row("opened again and again", watchers.polled),

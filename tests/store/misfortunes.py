@@ -109,14 +109,23 @@ def no_thread(plan: Plan) -> None:
 
 
 def dead_thread(plan: Plan) -> None:
-    """The writer's thread fails with what nobody expected, at its fifth call."""
+    """The writer's thread ends at its fifth call."""
+    _fail_thread(plan, SystemExit())
+
+
+def failing_thread(plan: Plan) -> None:
+    """From its fifth call on the writer's thread fails with what nobody expected."""
+    _fail_thread(plan, ValueError("nobody expected this"))
+
+
+def _fail_thread(plan: Plan, error: BaseException) -> None:
     calls = iter(range(5))
 
     def fail(_name: str, call: Call, arguments: tuple[Any, ...]) -> Any:
-        ours = threading.current_thread() is threading.main_thread()
-        if ours or next(calls, None) is not None:
+        trainer = threading.current_thread() is threading.main_thread()
+        if trainer or next(calls, None) is not None:
             return call(*arguments)
-        raise ValueError("nobody expected this")
+        raise error
 
     install(fail)
     append(plan)

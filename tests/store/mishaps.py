@@ -124,9 +124,16 @@ def no_thread(ground: Ground, times: int) -> Iterator[Outcome]:
 
 
 def dead_thread(ground: Ground, times: int) -> Iterator[Outcome]:
-    """The writer's thread fails: the program ends well, the rows that the ring holds are there."""
+    """The writer's thread ends: every row is recorded all the same."""
     for _ in range(times):
         with ground.victim(ground.plan(deed="dead-thread", rows=3 * RING)) as victim:
+            yield _ended(victim, Expected(np.arange(3 * RING), 3 * RING, 1, states=FINISHED))
+
+
+def failing_thread(ground: Ground, times: int) -> Iterator[Outcome]:
+    """The writer's thread fails again and again: the program ends well, the ring holds the newest rows."""
+    for _ in range(times):
+        with ground.victim(ground.plan(deed="failing-thread", rows=3 * RING)) as victim:
             yield _ended(victim, _newest(3 * RING), warnings=1)
 
 

@@ -24,6 +24,7 @@ DEEDS: Mapping[str, Deed] = {
     "clock": misfortunes.clock,
     "no-thread": misfortunes.no_thread,
     "dead-thread": misfortunes.dead_thread,
+    "failing-thread": misfortunes.failing_thread,
 }
 
 

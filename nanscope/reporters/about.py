@@ -16,7 +16,8 @@ from nanscope.reporters._page import CALM, DIM, STRONG, WARN, Page
 from nanscope.store.about import About, FileFacts
 
 LABEL_CELLS = 13
-MOST_NAMES = 40  # of scalars, or ranges; the rest is counted
+MOST_NAMES = 40  # of scalars, ranges or files; the rest is counted
+LONGEST_TEXT = 2000  # letters of one entry; `--format json` has all of it
 _UNTOLD = ("argv", "git_commit", "nanscope")  # of the environment: told elsewhere
 
 
@@ -56,15 +57,19 @@ def _run(page: Page, about: About) -> None:
     _row(page, "Epochs", _epochs(about))
     _row(page, "Events", _counts(facts["events"], "none"))
     _row(page, "Snapshots", _snapshots(about.files))
-    for file in about.files:
+    for file in about.files[:MOST_NAMES]:
         _file(page, file)
+    if len(about.files) > MOST_NAMES:
+        _row(page, "", f"and {count(len(about.files) - MOST_NAMES)} more files")
     _row(page, "Size", _size(facts))
     _row(page, "Thinned", _thinned(about))
     _health(page, about)
 
 
 def _row(page: Page, label: str, text: str) -> None:
-    page.block(Text(f"  {label:<{LABEL_CELLS}}", DIM), text)
+    more = len(text) - LONGEST_TEXT
+    shown = f"{text[:LONGEST_TEXT]} .. and {count(more)} more letters" if more > 0 else text
+    page.block(Text(f"  {label:<{LABEL_CELLS}}", DIM), shown)
 
 
 def _steps(facts: Mapping[str, Any]) -> str:

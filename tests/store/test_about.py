@@ -95,10 +95,12 @@ def test_a_model_that_somebody_made_up() -> None:
         {"parameters": {"scalar": [], "float": [1.5]}},
     )
     columns = (Column(None, "loss"),)
-    argv = {"argv": "no list", "git_commit": ["x"], "seed": "\x1b[31m"}
+    argv = {"argv": "no list", "git_commit": ["x"], "seed": "\x1b[31m", "long": "a b " * 10**5}
     header_of = Header(columns, {"deep": {"a": [1]}}, argv, model)
     writer = RunWriter.create(Path("run.h5"), header_of, layout=layout(1))
     writer.append(0, 0.0, np.zeros(1, np.float32))
     writer.close()
     assert about(Path("run.h5")).to_dict()["parameters"] == 7
-    assert "\x1b" not in told(Path("run.h5"))
+    text = told(Path("run.h5"))
+    assert "\x1b" not in text
+    assert len(text) < 5000

@@ -27,6 +27,7 @@ from nanscope.store.draft import Draft, draw
 from nanscope.store.fill import Progress, fill
 from nanscope.store.parts import first_name
 from nanscope.store.reader import Part, open_parts
+from nanscope.store.sizes import ROWS
 from nanscope.store.temporary import Temporary, remove_stale, sync_folder, temporary_for
 
 Precision = Literal["12bit"]
@@ -152,7 +153,10 @@ def _draft(parts: Sequence[Part], precision: Precision | None) -> Draft:
         raise UsageError(f"there is no precision {precision}", "choose 12bit, or none to keep every bit")
     if any(part.state == "live" for part in parts):
         raise UsageError(f"{parts[0].path} is still being written", "compact it when the training has ended")
-    return draw(parts, round_norms=precision is not None)
+    draft = draw(parts, round_norms=precision is not None)
+    if draft.source.rows > ROWS:
+        raise UsageError(f"{parts[0].path} has more than {ROWS:,} steps", "its parts can be read as they are")
+    return draft
 
 
 def _replace(parts: Sequence[Part], draft: Draft, progress: Progress) -> None:

@@ -27,11 +27,12 @@ from nanscope import __version__
 from nanscope.run import MISSING
 from nanscope.store.chunks import ABSENT, chunk_crc
 from nanscope.store.codec import LEVEL
-from nanscope.store.compacted import LEVELS, checksum, short
+from nanscope.store.compacted import checksum
 from nanscope.store.draft import Draft, Slot
 from nanscope.store.fold import FIELDS
 from nanscope.store.image import write_header
 from nanscope.store.journal import to_json
+from nanscope.store.part_record import LEVELS, short
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.schema import FORMAT, MAJOR, MINOR
 from nanscope.store.through import Through

@@ -14,38 +14,17 @@ from numpy.typing import NDArray
 from nanscope.run import Floats, Header, Overview, Source
 from nanscope.store.chunks import Cache, Chunked, OpenFile
 from nanscope.store.fold import FIELDS, Event, parse_line, unfold
-from nanscope.store.head import STATES
 from nanscope.store.inventory import Inventory, Stored
 from nanscope.store.joined import JoinedSource, Piece
 from nanscope.store.journal import to_json
 from nanscope.store.overview import overview
+from nanscope.store.part_record import LEVELS, PartRecord, buckets, parse_ending, parse_part, short
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.text import clean
 
-LONGEST_CHUNK = 1 << 13  # rows, or buckets
-LEAST_BUCKET = 16  # rows: bounds what one overview may take
-LEVELS = ("pyramid/x64", "pyramid/x512", "pyramid/block")
-KILLED = "killed"
+SHORTEST_CHUNK, LONGEST_CHUNK = 1 << 8, 1 << 13  # rows, or buckets; they bound what one request takes
+TABLE_BYTES = 128 << 20  # of what is read at once when the file is opened
 _UNSOUND = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
-
-
-@dataclass(frozen=True)
-class PartRecord:
-    """What the file says of one of the parts that it was made of.
-
-    Attributes:
-        rows: number of rows.
-        levels: its pyramid, fine to coarse: name and rows per bucket.
-        thins: whether the values of some rows may be gone.
-        whole: ranges of rows whose values are kept.
-        columns: the columns of the run that this part recorded.
-    """
-
-    rows: int
-    levels: Mapping[str, int]
-    thins: bool
-    whole: tuple[tuple[int, int], ...]
-    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,12 +71,12 @@ def open_compact(name: str, descriptor: int, header: Header, inventory: Inventor
         _check(file, inventory)
         record = json.loads(inventory.texts["state"][0])
         rows = inventory.arrays["series/step"].shape[0]
-        parts = [_part(item, len(header.columns)) for item in record["parts"]]
+        parts = [parse_part(item, len(header.columns)) for item in record["parts"]]
         if not parts or sum(part.rows for part in parts) != rows:
             raise ValueError("rows that do not add up")
         tables = _tables(file, inventory, len(header.columns), parts)
         events = [*map(parse_line, inventory.texts.get("findings", [])), *_epochs(file, inventory)]
-        state, lost = _ending(record)
+        state, lost = parse_ending(record)
     except _UNSOUND as error:
         raise file.damaged("does not say consistently what it holds") from error
     source = _source(tables, parts, len(header.columns))
@@ -108,50 +87,21 @@ def _check(file: OpenFile, inventory: Inventory) -> None:
     """Hold texts and small numbers against their checksums; chunks have their own."""
     for name, crc in json.loads(inventory.texts["checksums"][0]).items():
         stored = inventory.arrays.get(name)
-        value = inventory.texts[name] if stored is None else file.read(_offset(stored), stored.nbytes)
+        value = inventory.texts[name] if stored is None else _read(file, stored)
         if checksum(value) != crc:
             raise file.damaged(f"has a wrong checksum for {clean(name)}")
+
+
+def _read(file: OpenFile, stored: Stored) -> bytes:
+    if stored.nbytes > TABLE_BYTES:
+        raise ValueError("a table that is too large")
+    return file.read(_offset(stored), stored.nbytes) if stored.nbytes else b""
 
 
 def _offset(stored: Stored) -> int:
     if stored.offset is None:
         raise ValueError("in chunks")
     return stored.offset
-
-
-def _ending(value: Any) -> tuple[str, tuple[str, ...]]:
-    match value:
-        case {"state": str(state), "lost": list(lost)} if state in (*STATES[1:], KILLED):  # all but "live"
-            return state, tuple(map(clean, lost))
-    raise ValueError("an end that no compacted run has")
-
-
-def _part(value: Any, columns: int) -> PartRecord:
-    match value:
-        case {
-            "rows": int(rows),
-            "levels": dict(levels),
-            "thins": bool(thins),
-            "whole": list(whole),
-            "columns": list(places),
-        }:
-            part = PartRecord(
-                rows, levels, thins, tuple((start, stop) for start, stop in whole), tuple(places)
-            )
-        case _:
-            raise ValueError("no part")
-    edges = [0, *(edge for edges in part.whole for edge in edges), rows]
-    sizes = [levels[name] for name in LEVELS if name in levels]
-    sound = (
-        all(type(number) is int for number in (*edges, *sizes, *places)),
-        edges == sorted(edges),
-        all(0 <= place < columns for place in places),
-        list(levels) == [name for name in LEVELS if name in levels],
-        sizes == sorted(sizes) and sizes[0] >= LEAST_BUCKET,
-    )
-    if not all(sound):
-        raise ValueError("a part that cannot be")
-    return part
 
 
 def _tables(
@@ -188,8 +138,8 @@ def _width(stored: Stored, columns: int, cells: int) -> int:
 
 def _index(table: Chunked, arrays: Mapping[str, Stored]) -> int:
     """Where the file says where a dataset's chunks are."""
-    if not 0 < table.chunk <= LONGEST_CHUNK:
-        raise ValueError("chunks that are too long")
+    if not min(max(1, table.length), SHORTEST_CHUNK) <= table.chunk <= LONGEST_CHUNK:
+        raise ValueError("chunks that are too long or too short")
     if not table.length:
         return 0  # there is no chunk to look up
     index = arrays[f"chunks/{table.name}"]
@@ -200,16 +150,6 @@ def _index(table: Chunked, arrays: Mapping[str, Stored]) -> int:
     return _offset(index)
 
 
-def buckets(part: PartRecord, level: str) -> int:
-    """Buckets that a part has at a level."""
-    return -(-part.rows // part.levels[level]) if level in part.levels else 0
-
-
-def short(level: str) -> str:
-    """Name of a level below /chunks."""
-    return level.removeprefix("pyramid/")
-
-
 def _epochs(file: OpenFile, inventory: Inventory) -> list[Event]:
     if "epochs/epoch" not in inventory.arrays:
         return []
@@ -218,9 +158,7 @@ def _epochs(file: OpenFile, inventory: Inventory) -> list[Event]:
         stored = inventory.arrays[f"epochs/{name}"]
         if stored.dtype != field.dtype:
             raise ValueError("another type")
-        empty = 0 in stored.shape
-        data = b"" if empty else file.read(_offset(stored), stored.nbytes)
-        table[name] = np.frombuffer(data, field.dtype).reshape(stored.shape)
+        table[name] = np.frombuffer(_read(file, stored), field.dtype).reshape(stored.shape)
     return unfold(table)
 
 

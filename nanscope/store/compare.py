@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
 from nanscope.store.compact_file import CHUNK_ROWS
-from nanscope.store.compacted import LEVELS, Compacted, open_compact
+from nanscope.store.compacted import Compacted, open_compact
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.draft import Draft
 from nanscope.store.fill import Progress, groups
 from nanscope.store.fold import fold
 from nanscope.store.journal import to_json
 from nanscope.store.parallel import in_order
+from nanscope.store.part_record import LEVELS
 
 
 class _Job(NamedTuple):

@@ -188,7 +188,7 @@ sites = st.builds(
 any_column = st.builds(Column, sites | st.none(), names)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(columns=st.lists(any_column, min_size=1, unique=True), created=st.floats(0, 1e10))
 def test_any_header_comes_back(columns: list[Column], created: float) -> None:
     """Names of any script, sites and stats in any order, cells that are no column."""

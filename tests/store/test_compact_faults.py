@@ -197,6 +197,24 @@ def test_a_run_that_is_written_meanwhile_is_not_replaced(tmp_path: Path) -> None
     assert len(content(tmp_path)) == 1
 
 
+def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
+    """The second one finishes while the first is still at work: the first gives up, the run is there once."""
+    path = tmp_path / "run.h5"
+    grow(path, 300, 200)
+    expected = facts(path)
+    winners: list[bool] = []
+
+    def race(done: int, total: int) -> None:
+        if done == total and not winners:
+            winners.append(compact(path).done)
+
+    with pytest.raises(UsageError, match="cannot compact .*No such file"):
+        compact(path, progress=race)
+    assert winners == [True]
+    assert facts(path) == expected
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.h5"]
+
+
 def test_what_a_killed_compaction_left_is_removed(tmp_path: Path) -> None:
     """But not what another one is working on, nor what belongs to another run."""
     path = tmp_path / "run.h5"

@@ -38,7 +38,7 @@ _VARYING = {
     r"\b(dataset|text|attribute|group|checksum for|chunk of) \S+": r"\1 X",
     r"holds \S+, neither": "holds X, neither",
     r"\(.*/.*\)": "(X)",
-    r"\d[\d,]*": "N",
+    r"(?<!HDF)\d[\d,]*": "N",
 }
 
 

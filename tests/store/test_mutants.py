@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from nanscope.store.compact import compact
+from nanscope.store.confine import WALL_SECONDS
 from tests.store.crafts import sound
 from tests.store.mutating import DAMAGES, Original, Outcome
 from tests.store.sealing import lookup3
 
 ROWS = 250  # finished blocks and newest rows, in one part
-LONGEST = 30.0  # seconds; what the limits of the child and one slow machine add up to
+LONGEST = 2 * WALL_SECONDS  # the bound that the child is held to, on however slow a machine
 
 
 @pytest.fixture(scope="module", params=["live", "compact"])

@@ -208,7 +208,7 @@ def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
         if done == total and not winners:
             winners.append(compact(path).done)
 
-    with pytest.raises(UsageError, match="cannot compact .*No such file"):
+    with pytest.raises(UsageError, match=r"cannot compact .*No such file"):
         compact(path, progress=race)
     assert winners == [True]
     assert facts(path) == expected

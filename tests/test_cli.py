@@ -99,18 +99,21 @@ def test_a_healthy_run_exits_with_0(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_readable_file(tmp_path: Path) -> None:
     """An interrupted training says where the record is, and the record says that it was interrupted."""
     words = ["train", "--batch-size", "1", "--lr", "0.001", "--hidden", "16", "--epochs", "100000"]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "nanscope", *words],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    file = tmp_path / "runs/digits-bs1.h5"
-    while child.poll() is None:
-        if file.exists() and len(nanscope.open_run(file)) > 100:
-            child.send_signal(signal.SIGINT)
-            break
-    _, told = child.communicate(timeout=60)
+    ) as child:
+        file = tmp_path / "runs/digits-bs1.h5"
+        try:
+            while child.poll() is None:
+                if file.exists() and len(nanscope.open_run(file)) > 100:
+                    child.send_signal(signal.SIGINT)
+                    break
+            _, told = child.communicate(timeout=60)
+        finally:
+            child.kill()  # it would train for days
     assert child.returncode == 130
     assert b"nanscope diagnose runs/digits-bs1.h5" in told
     recorded = nanscope.open_run(file)

@@ -145,6 +145,8 @@ def _complaints(run: Run, numbers: NDArray[np.int64], expected: Expected) -> Any
     if run.state not in expected.states:
         yield f"the state is {run.state}"
     losses = [loss for loss in run.lost if not (expected.thinned and "size budget" in loss)]
+    if any("record of its progress is unreadable" in loss for loss in losses):
+        yield "no head"
     if expected.lossless and losses:
         yield f"a loss is reported: {losses}"
     sent = {f"event {row}": i for i, row in enumerate(range(0, expected.last + 1, EVENTS))}

@@ -3,7 +3,13 @@
 from pathlib import Path
 from random import Random
 
+import pytest
+
+from nanscope.store.head import HEAD_SLOT, Head, pack_head
+from nanscope.store.image import Identity, build_image
 from tests.store.cutting import Call, durable, write_image
+from tests.store.files import layout
+from tests.store.recorded import recorded_header
 
 FILE, OTHER = 1, 2
 
@@ -57,3 +63,13 @@ def test_without_a_sync_there_may_be_nothing(tmp_path: Path) -> None:
     """Not even the size of the file."""
     left = images(tmp_path, [Call("truncate", FILE, 100, b""), write(0, b"x")])
     assert {len(image) for image in left} == {0, 1, 100}
+
+
+@pytest.mark.parametrize("sites", range(5, 400, 8))
+def test_a_head_is_one_sector(sites: int) -> None:
+    """A disk writes a sector whole or not at all: no cut tears a head that lies in one."""
+    header = recorded_header(sites)
+    image = build_image(header, layout(len(header.columns)), Identity("0" * 32))
+    begin = image.offsets["live/head"]
+    for start in (begin, begin + HEAD_SLOT):
+        assert start // 512 == (start + len(pack_head(Head())) - 1) // 512

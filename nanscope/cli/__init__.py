@@ -63,6 +63,7 @@ for command in COMMANDS:
 
 def main() -> NoReturn:
     """Run the command line: every expected error is one line on stderr, and the exit code that it names."""
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # a file must not make libhdf5 load code
     try:
         cli.main(prog_name="nanscope", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -30,7 +30,7 @@ from nanscope.store.codec import LEVEL
 from nanscope.store.compacted import checksum
 from nanscope.store.draft import Draft, Slot
 from nanscope.store.fold import FIELDS
-from nanscope.store.image import write_header
+from nanscope.store.image import put_texts, write_header
 from nanscope.store.journal import to_json
 from nanscope.store.part_record import LEVELS, short
 from nanscope.store.pyramid import QUANTITIES
@@ -40,7 +40,6 @@ from nanscope.store.through import Through
 CHUNK_ROWS = 4096
 _CHUNK_BUCKETS = 2048
 _VERSION = ("v110", "v110")  # a chunk index of a sixth of the size that older versions give it
-_TEXT_BYTES = 1 << 16  # written at once; HDF5 2.0.0 spoils the file when it is given 2 MB of strings
 _PRECISION = {False: "exact", True: "12bit"}
 
 
@@ -104,14 +103,8 @@ class CompactFile:
         self._file["checksums"] = to_json(_checksums(self._file))
 
     def _write_findings(self, lines: list[str]) -> None:
-        findings = self._file.create_dataset("findings", (len(lines),), h5py.string_dtype())
+        findings = put_texts(self._file, "findings", lines)
         findings.make_scale("findings")  # xarray warns of a dimension that has no name
-        start = size = 0
-        for stop, line in enumerate(lines, 1):
-            size += len(line)
-            if size >= _TEXT_BYTES or stop == len(lines):
-                findings[start:stop] = lines[start:stop]
-                start, size = stop, 0
 
     def _write_attributes(self) -> None:
         header, contents = self._draft.header, self._draft.first.contents

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nanscope.store.events import is_event
 from nanscope.store.text import clean_json
 
 Event = Mapping[str, Any]
@@ -75,11 +76,7 @@ def parse_line(line: str) -> Event:
         ValueError, RecursionError: it is none.
     """
     event = clean_json(json.loads(line))
-    if (
-        not isinstance(event, dict)
-        or not isinstance(event.get("kind"), str)
-        or type(event.get("step")) is not int
-    ):
+    if not is_event(event):
         raise ValueError("no event")
     return event
 

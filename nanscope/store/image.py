@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,13 @@ from h5py import h5d, h5p, h5s, h5t
 from nanscope import __version__
 from nanscope.run import STATS, Header
 from nanscope.store.journal import to_json
+from nanscope.store.head import HEAD_SLOT
 from nanscope.store.layout import Layout
 from nanscope.store.schema import FORMAT, MAJOR, MINOR, Array, arrays
 from nanscope.values import Site
 
+PAGE = 4096  # where datasets begin, so that no slot of the head shares a sector with the other one
+_TEXT_BYTES = 64 << 10  # of strings that are written at once
 _VERSION = ("v108", "v108")  # checksummed metadata, but no "open for writing" mark that a SIGKILL would leave
 
 
@@ -91,7 +95,8 @@ class Identity:
 def build_image(header: Header, layout: Layout, identity: Identity) -> Image:
     """The file's metadata, names and texts, with room for everything that is to come."""
     pieces = _Pieces()
-    with h5py.File(pieces, "w", libver=_VERSION) as file:
+    aligned = {"alignment_threshold": 2 * HEAD_SLOT, "alignment_interval": PAGE}
+    with h5py.File(pieces, "w", libver=_VERSION, **aligned) as file:
         file.attrs.update(
             format=FORMAT,
             format_version=f"{MAJOR}.{MINOR}",
@@ -119,9 +124,9 @@ def write_header(file: Any, header: Header) -> None:
     stats = list(dict.fromkeys(c.stat for c in header.columns if c.site is not None))
     series = file.require_group("series")
     _write_sites(series, sites)
-    series["stat"] = _strings(stats)
-    series["stat_definition"] = _strings([STATS.get(stat, "") for stat in stats])
-    series["scalar"] = _strings([c.stat for c in header.columns if c.site is None])
+    put_texts(series, "stat", stats)
+    put_texts(series, "stat_definition", [STATS.get(stat, "") for stat in stats])
+    put_texts(series, "scalar", [c.stat for c in header.columns if c.site is None])
     _write_columns(file.require_group("columns"), header, sites, stats)
 
 
@@ -138,11 +143,11 @@ def _write_columns(group: Any, header: Header, sites: list[Site], stats: list[st
 
 
 def _write_sites(series: Any, sites: list[Site]) -> None:
-    series["site"] = _strings([str(site) for site in sites])
-    series["site_module"] = _strings([site.name for site in sites])
-    series["site_kind"] = _strings([site.kind.value for site in sites])
-    series["site_module_type"] = _strings([site.module_type for site in sites])
-    series["site_dtype"] = _strings([site.dtype for site in sites])
+    put_texts(series, "site", [str(site) for site in sites])
+    put_texts(series, "site_module", [site.name for site in sites])
+    put_texts(series, "site_kind", [site.kind.value for site in sites])
+    put_texts(series, "site_module_type", [site.module_type for site in sites])
+    put_texts(series, "site_dtype", [site.dtype for site in sites])
     _numbers(series, "site_order", [site.order for site in sites], "<i4", "order of execution, -1: none")
     _numbers(series, "site_numel", [site.numel for site in sites], "<i8", "elements, 0: they vary")
 
@@ -152,10 +157,18 @@ def _numbers(group: Any, name: str, values: list[int], dtype: str, meaning: str)
     group[name].attrs.update(units="1", long_name=meaning)
 
 
-def _strings(texts: list[str]) -> Any:
+def put_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
+    """Make a dataset of strings, in slices: HDF5 2.0.0 spoils a file that is given 2 MB of them at once."""
     # HDF5 text ends at a NUL and must be UTF-8; every other character is kept and left to the reader
     kept = [text.replace("\0", "?").encode("utf-8", "replace").decode("utf-8") for text in texts]
-    return np.array(kept, dtype=h5py.string_dtype())
+    dataset = group.create_dataset(name, (len(kept),), h5py.string_dtype())
+    start = size = 0
+    for stop, text in enumerate(kept, 1):
+        size += len(text)
+        if size >= _TEXT_BYTES or stop == len(kept):
+            dataset[start:stop] = kept[start:stop]
+            start, size = stop, 0
+    return dataset
 
 
 def _allocate(file: Any, spec: Array) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
+from nanscope.store.events import is_event
 from nanscope.store.text import clean_json
 from nanscope.values import plain
 
@@ -38,7 +39,7 @@ def parse(data: bytes) -> tuple[list[Mapping[str, Any]], int]:
     return events, len(lines) - len(events)
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> Mapping[str, Any] | None:
     crc, _, text = line.partition(b" ")
     if crc != b"%08x" % zlib.crc32(text):
         return None
@@ -46,8 +47,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
         event = clean_json(json.loads(text))
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(event, dict) and isinstance(event.get("kind"), str) and type(event.get("step")) is int
-    return event if sound else None
+    return event if is_event(event) else None
 
 
 def _default(value: Any) -> Any:

@@ -68,7 +68,7 @@ class LiveFile:
         self._done = 0  # rows whose block is written or given up
         self._freed = 0  # rows whose place in the ring may be taken: their block is on the disk itself
         self._durable_blocks = 0
-        self._synced_rows = -1
+        self._synced = -1, -1  # rows written and done when the disk was last waited for
         self._event_bytes = 0
         self._lost_rows = self._lost_events = 0
         self._sequence = 1  # the first head was published with the file
@@ -241,7 +241,8 @@ class LiveFile:
         crowded = 2 * (self.rows - self._freed) > self.layout.ring
         if (crowded and self._done > self._freed) or clock.monotonic() >= self._sync_at:
             self._sync_at = clock.monotonic() + SYNC_SECONDS
-            self._attempt(self._sync)
+            if not self._attempt(self._sync) and self._is_crowded:
+                self._freed = self._done  # the newest rows are worth more than the promise
 
     def _write_rows(self) -> None:
         for _ in range(4):  # in row mode the training writes on by itself as soon as nothing is behind
@@ -269,9 +270,9 @@ class LiveFile:
 
     def _write_blocks(self) -> None:
         """Write every finished block; its newest row must be final, so one row must follow it."""
-        block, spare = self.layout.block, self.layout.ring - self.layout.block
+        block = self.layout.block
         while self._done + block < self.rows:
-            crowded = self.rows - self._freed >= spare
+            crowded = self._is_crowded
             if not self._write_block(self._done // block) and not crowded:
                 return  # there is room to try again later; else the oldest rows give way to the newest
             self._done += block
@@ -279,6 +280,11 @@ class LiveFile:
                 self._freed = self._done
             self._attempt(self._put_head)
             self._write_rows()  # a block takes a while, and a kill must not cost that while
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether less than a block's room is left in the ring."""
+        return self.rows - self._freed >= self.layout.ring - self.layout.block
 
     def _write_block(self, number: int) -> bool:
         if number >= self.layout.blocks:
@@ -320,23 +326,24 @@ class LiveFile:
         self._regions.write("live/head", pack_head(head), self._sequence % 2 * HEAD_SLOT)
 
     def _sync(self) -> None:
-        rows, done = self.rows, self._done
-        if rows != self._synced_rows:
+        written, done = self._written, self._done
+        if (written, done) != self._synced:
             self._regions.sync()
-            self._durable_blocks, self._synced_rows = done // self.layout.block, rows
+            self._durable_blocks, self._synced = done // self.layout.block, (written, done)
         self._put_head()  # before the ring moves on: a reader needs one of both
         self._freed = done
 
     def _attempt(self, action: Callable[[], None]) -> bool:
         try:
             action()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rows to come must find room
             self._failed(error)
             return False
         return True
 
-    def _failed(self, error: OSError) -> None:
-        self._warn(os.strerror(error.errno) if error.errno else str(error))
+    def _failed(self, error: Exception) -> None:
+        errno = error.errno if isinstance(error, OSError) else None
+        self._warn(os.strerror(errno) if errno else repr(error))
 
     def _warn(self, reason: str) -> None:
         """Say it once. A filter that turns warnings into errors must not end the training."""

@@ -48,6 +48,7 @@ def overview(table: Table, index: int, bucket: int) -> Overview:
 
 
 def _overview(cells: Floats, bucket: int) -> Overview:
-    nonfinite = (cells[NAN] + cells[INF]).astype(np.uint32)
+    counted = np.nan_to_num(cells[NAN] + cells[INF])  # a damaged file may hold anything
+    nonfinite = np.clip(counted, 0, 2**31).astype(np.uint32)
     starts = bucket * np.arange(cells.shape[-1], dtype=np.int64)
     return Overview(bucket, starts, cells[LOW].copy(), cells[HIGH].copy(), cells[MEAN].copy(), nonfinite)

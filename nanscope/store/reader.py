@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header, Run, Source
 from nanscope.store.compacted import open_compact
 from nanscope.store.contents import Contents, open_contents
+from nanscope.store.events import Event, epoch_of
 from nanscope.store.joined import join
 from nanscope.store.journal import parse
 from nanscope.store.parts import first_name, part_names
@@ -19,10 +19,8 @@ from nanscope.store.recover import recover, state_of
 from nanscope.store.schema import EVENT_BYTES
 from nanscope.store.source import FileSource
 from nanscope.store.text import clean
-from nanscope.values import Epoch
 
 _EVENT_CHUNK = 1 << 16
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def run_of(name: str, parts: Sequence[Part], lost: Sequence[str] = ()) -> Run:
     """The parts of a run as one; `name` and `lost` as in `Run`."""
     columns, source = join([(part.header.columns, part.source) for part in parts])
     events = [event for part in parts for event in part.events]
-    epochs = [epoch for epoch in map(_epoch, _of_kind(events, "epoch")) if epoch is not None]
+    epochs = [epoch for epoch in map(epoch_of, _of_kind(events, "epoch")) if epoch is not None]
     return Run(
         name=name,
         header=replace(parts[0].header, columns=columns, model=parts[-1].header.model),
@@ -172,14 +170,6 @@ def _events(raw: RawFile) -> tuple[list[Event], int]:
             break
         chunks.append(chunk.tobytes())
     return parse(b"".join(chunks))
-
-
-def _epoch(event: Event) -> Epoch | None:
-    fields = {key: value for key, value in event.items() if key != "kind"}
-    try:
-        return Epoch(**{**fields, "confusion": tuple(tuple(row) for row in fields["confusion"])})
-    except (KeyError, TypeError):
-        return None
 
 
 def _named(columns: tuple[Column, ...], events: list[Event]) -> tuple[Column, ...]:

@@ -27,6 +27,7 @@ from nanscope.store.schema import INDEX_WORDS
 from nanscope.store.tail import is_whole, read_ring, settled, sound_rows
 
 THINNED, UNREADABLE = -1, -2
+CHECKED_BYTES = 8 << 30  # of blocks that no head vouches for, so that a hostile file cannot take forever
 STALE_SECONDS = 10.0  # without a heartbeat, ten times as long as the writer takes for one
 
 
@@ -70,6 +71,9 @@ def recover(raw: RawFile) -> Recovered:
     numbers, rows = sound_rows(table, first)
     if not is_whole(numbers, first, head.rows):
         blocks, slots = _trusted_blocks(raw, head, index)
+        numbers, rows = sound_rows(table, 0)
+        count = _most_rows(blocks, slots, numbers, block)
+        blocks, slots = blocks[:count], slots[:count]
         first = _after(blocks) * block
         rows, numbers = rows[numbers >= first], numbers[numbers >= first]
     count = settled(numbers, first, head.rows)
@@ -107,11 +111,27 @@ def _after(blocks: NDArray[np.int64]) -> int:
     return int(blocks[-1]) + 1 if len(blocks) else 0
 
 
+def _most_rows(
+    blocks: NDArray[np.int64], slots: NDArray[np.int64], numbers: NDArray[np.int64], block: int
+) -> int:
+    """How many of the blocks to take, and the rest from the ring, so that most rows are there.
+
+    The ring may hold rows of a block that is torn, or was given up before a later one could be written.
+    """
+    in_blocks = block * np.concatenate([[0], np.cumsum(slots != UNREADABLE)])
+    starts = block * np.concatenate([[0], blocks + 1])
+    in_ring = len(numbers) - np.searchsorted(numbers, starts)
+    total = in_blocks + in_ring
+    return int(np.flatnonzero(total == total.max())[-1])
+
+
 def _trusted_blocks(
     raw: RawFile, head: Head, index: NDArray[np.uint32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers and slots of the trusted blocks among those of the index."""
     layout = raw.layout
+    most = head.durable_blocks + CHECKED_BYTES // (layout.value_bytes + layout.summary_bytes)
+    index = index[:most]
     complete = np.flatnonzero((index[:, 0] == layout.block) & (index[:, 2] <= layout.slots))
     sound = [b < head.durable_blocks or summary_crc(raw, int(b)) == index[b, 1] for b in complete]
     blocks = np.asarray(complete[np.array(sound, bool)], np.int64)

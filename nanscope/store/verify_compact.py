@@ -54,6 +54,8 @@ def _tables(descriptor: int, contents: Contents) -> Iterator[_Table]:
     for path, stored in arrays.items():
         if not path.startswith("chunks/") or stored.offset is None:
             continue
+        if len(stored.shape) != 3 or stored.shape[2] != 3 or stored.dtype != "<u8":
+            continue  # no list of chunks, but something of a later version
         name = path.removeprefix("chunks/")
         entries = np.frombuffer(read_at(descriptor, stored.nbytes, stored.offset), "<u8")
         spots = _spots(name, stored.shape[0], descriptor, contents)

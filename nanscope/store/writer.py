@@ -28,6 +28,7 @@ from nanscope.store.slots import Piece
 from nanscope.store.snapshot_writer import SnapshotRoom, SnapshotWriter
 from nanscope.values import Epoch
 
+MOST_COLUMNS = 250_000  # beyond it the newest rows alone would take more memory than a reader gives them
 LARGEST_CONFUSION = 100  # classes; beyond it the matrix would crowd out everything else
 
 
@@ -83,10 +84,15 @@ class RunWriter:
 
         Raises:
             RunFileExistsError: the name is taken; nothing was touched.
-            UsageError: no column, or the folder is missing, cannot be written, or has no space.
+            UsageError: no column or too many, or the folder is missing, cannot be written, or has no space.
         """
         if not header.columns:
             raise UsageError("a run file needs at least one column", "record a scalar such as loss")
+        if len(header.columns) > MOST_COLUMNS:
+            raise UsageError(
+                f"{len(header.columns):,} columns are more than a run file holds ({MOST_COLUMNS:,})",
+                "record a part of the model",
+            )
         sizes = layout or Layout.for_run(len(header.columns), capacity, budget)
         if snapshots is not None:
             slots, slot_bytes = snapshots

@@ -301,6 +301,7 @@ def test_an_error_in_the_thread_costs_no_rows(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(writer._live, "_put_block", put_block)
         with pytest.warns(RuntimeWarning, match=r"ValueError\('odd'\); the training goes on"):
             append_until_warned(writer)
+        writer._live._retry_at = 0.0  # it tries again after a second; this test does not wait for it
         append_pattern(writer, 2 * BLOCK, 3 * RING, 2)
         writer.close()
     assert_pattern(open_run(tmp_path / "run.h5"), np.arange(3 * RING))

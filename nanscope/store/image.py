@@ -19,8 +19,8 @@ from h5py import h5d, h5p, h5s, h5t
 
 from nanscope import __version__
 from nanscope.run import STATS, Header
-from nanscope.store.journal import to_json
 from nanscope.store.head import HEAD_SLOT
+from nanscope.store.journal import to_json
 from nanscope.store.layout import Layout
 from nanscope.store.schema import FORMAT, MAJOR, MINOR, Array, arrays
 from nanscope.values import Site

@@ -18,16 +18,17 @@ from tests.store.killing import Ground, Victim
 from tests.store.outcome import BATCH_SECONDS, Expected, Outcome, examine
 
 CREATION_SECONDS = 0.012
+PACED_SECONDS = 0.6
 MOMENTS = ("before", "middle", "after")
 
 
 def at_random_moments(ground: Ground, times: int) -> Iterator[Outcome]:
     """After some row, at whatever the trainer and the thread are doing then."""
     for _ in range(times):
-        target = ground.dice.randint(1, 8000 if ground.real else 4000)
-        pace = ground.dice.choice((0.0, 0.0002))
+        pace = ground.dice.choice((0.0, 0.0002, 0.004))  # as fast as it can, or so many seconds per row
+        most = int(PACED_SECONDS / pace) if pace else 8000 if ground.real else 4000
         with ground.victim(ground.plan(pace=pace, sync_seconds=0.1)) as victim:
-            victim.wait_for(APPENDED, target if not pace else target // 8)
+            victim.wait_for(APPENDED, ground.dice.randint(1, most))
             time.sleep(ground.dice.uniform(0, 0.002))
             yield _kill(ground, victim)
 

@@ -73,13 +73,16 @@ def hang(plan: Plan) -> None:
 
 
 def limit(plan: Plan) -> None:
-    """A limit of the file's size that leaves room for the ring and, it may be, for some blocks."""
+    """A limit of the file's size.
+
+    It leaves room for the ring and for so many blocks as `arm` says; -1: not even for the ring.
+    """
     writer, tally, columns = _begin(plan)
     with h5py.File(plan.path, "r") as file:
         ring, blocks = file["live/ring"], file["series/blocks"]
         room = blocks.id.get_offset() + plan.arm * 4 * blocks.shape[1] * blocks.shape[2]
-        least = ring.id.get_offset() + ring.id.get_storage_size()
-    size = max(room, least) if plan.arm else least
+        end = ring.id.get_offset() + ring.id.get_storage_size()
+        size = ring.id.get_offset() if plan.arm < 0 else max(room, end) if plan.arm else end
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     for row in range(plan.rows):
         put_row(writer, tally, row, columns)

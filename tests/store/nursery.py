@@ -42,6 +42,7 @@ def serve(deeds: Mapping[str, Deed]) -> None:
             return  # and so through the end of the interpreter, like any program
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    os._exit(0)  # at a proper end torch's libraries would complain of what is frozen
 
 
 if __name__ == "__main__":

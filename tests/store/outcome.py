@@ -94,7 +94,8 @@ def plain_reasons(path: Path) -> list[str]:
         with h5py.File(path, "r") as file:
             assert file.attrs["format"] == "nanscope-run"
             file.visititems(lambda _, item: dict(item.attrs) and None)
-            for name in ("config", "series/site", "live/head", "live/index"):
+            newest = "live/head" if file.attrs["layout"] == "live" else "series/step"
+            for name in ("config", "series/site", newest):
                 assert file[name][()] is not None
     except Exception as error:  # noqa: BLE001 - whatever it is, h5py did not open it
         return [f"plain h5py: {error!r}"]

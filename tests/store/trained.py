@@ -101,9 +101,9 @@ def read_back(plan: Plan) -> None:
 def _contents(path: Path) -> tuple[Any, ...]:
     run = nanscope.open_run(path)
     with h5py.File(path, "r") as file:
-        ring = file["live/ring"][()].tobytes()
+        stored = {name: file[name][()].tobytes() for name in ("series/step", "series/time")}
     rows = run.source.block(0, len(run)).tobytes(), run.steps.tobytes(), run.events
-    return (*rows, run.state, run.lost, ring)
+    return (*rows, run.state, run.lost, stored)
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def _disk(plan: Plan, options: str) -> Iterator[Plan]:
         if inside.exists():
             shutil.copy(inside, plan.path)
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _fill(folder: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -125,7 +126,8 @@ def compact_at_close(path: str | Path, *, seconds: float = AT_CLOSE_SECONDS) -> 
 
     try:
         return compact(path, progress=watch) if _estimate(path) <= seconds else None
-    except Exception:  # noqa: BLE001 - whatever it is, the training must end as it would without compaction
+    except Exception as error:  # noqa: BLE001 - the training must end as it would without compaction
+        traceback.clear_frames(error.__traceback__)  # they hold the run file open
         return None
 
 

@@ -69,7 +69,7 @@ def recover(raw: RawFile) -> Recovered:
     blocks, slots = _trusted_blocks(raw, head, index[: head.durable_blocks])
     first = _after(blocks) * block
     numbers, rows = sound_rows(table, first)
-    if not is_whole(numbers, first, head.rows):
+    if len(blocks) < head.durable_blocks or not is_whole(numbers, first, head.rows):
         blocks, slots = _trusted_blocks(raw, head, index)
         numbers, rows = sound_rows(table, 0)
         count = _most_rows(blocks, slots, numbers, block)

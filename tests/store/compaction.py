@@ -67,7 +67,7 @@ def append(writer: RunWriter, start: int, stop: int, columns: int = len(COLUMNS)
 def note(writer: RunWriter) -> None:
     """Events and epochs, the odd ones too."""
     writer.event("note", 1, text="line\nwith \x1b[31mred and 'ä' and \u202e", number=float("nan"))
-    writer.event("state", 2**70, nested={"list": [1, 2.5, None, True, "x"], "none": None})
+    writer.event("oddity", 2**60, nested={"list": [1, 2.5, None, True, "x"], "none": None})
     writer.epoch(Epoch(1, 10, 10, 1.5, 0.3, 0.9, 0.8, ((5, 1), (0, 7))))
     writer.epoch(Epoch(2, 20, 10, 0.0, float("nan"), 0.1, float("inf"), ()))
     writer.epoch(Epoch(3, 30, 10, 2.5, 1e300, 0.1, 5e-324, ((1, 0, 0), (0, 2**32 - 1, 0), (0, 0, 3))))

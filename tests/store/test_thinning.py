@@ -29,9 +29,10 @@ def thinning(path: Path, columns: int = 2) -> Iterator[RunWriter]:
 
 
 def drained(writer: RunWriter) -> None:
-    """Every block whose last row is final has been written."""
+    """Every block whose last row is final has been written and is on the disk itself."""
     live = writer._live
-    while live._done + live.layout.block < live.rows:
+    while live._done + live.layout.block < live.rows or live._freed < live._done:
+        live._sync_at = 0.0
         live._wake.set()
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tests.store.matrix import ROWS, Nurseries, Row, namespace, trials
+from tests.store.matrix import ROWS, Nurseries, Row, Shape, namespace, trials
 from tests.store.outcome import Outcome
 
 COLUMNS = ("what", "sites", "mode", "times", "files", "h5py", "reader", "lost", "s lost", "wrong", "open ms")
+
+WIDTH = 120
+Results = dict[tuple[Row, Shape], list[Outcome]]
 
 
 def line(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
@@ -42,6 +45,32 @@ def chosen(only: str) -> list[Row]:
     return [row for row in ROWS if only.lower() in row.name.lower() and (namespace() or not row.mounts)]
 
 
+def tried(nurseries: Nurseries, row: Row, shape: Shape, times: int, seed: int) -> Iterator[Outcome]:
+    """The outcomes of one row and shape; a victim that does not do what it should is one as well."""
+    try:
+        yield from trials(nurseries, row, *shape, times, seed=seed)
+    except AssertionError as error:
+        yield Outcome(exists=False, plain=False, complaints=(f"the trial failed: {error}",))
+
+
+def carry_out(rows: Sequence[Row], numbers: Mapping[str, int], seed: int) -> Results:
+    """Every row with every shape, and a progress bar."""
+    results: Results = {}
+    nurseries = Nurseries()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("trials", total=sum(numbers[row.of] * len(row.shapes) for row in rows))
+        for row in rows:
+            for shape in row.shapes:
+                begun = progress.tasks[task].completed
+                outcomes = results[row, shape] = []
+                for outcome in tried(nurseries, row, shape, numbers[row.of], seed):
+                    outcomes.append(outcome)
+                    # some trials have several outcomes
+                    progress.update(task, completed=begun + min(len(outcomes), numbers[row.of]))
+    nurseries.close()
+    return results
+
+
 @click.command()
 @click.option("--kills", default=100, show_default=True, help="Kills in each row, size and mode.")
 @click.option("--cuts", default=100, show_default=True, help="Power cuts in each row, size and mode.")
@@ -50,31 +79,25 @@ def chosen(only: str) -> list[Row]:
 @click.option("--only", default="", help="Rows whose name has these words.")
 def main(kills: int, cuts: int, times: int, seed: int, only: str) -> None:
     """Print what was done and what it cost."""
-    numbers = {"kills": kills, "cuts": cuts, "times": times}
-    plan = [(row, *shape, numbers[row.of]) for row in chosen(only) for shape in row.shapes]
-    table = Table(title="rows lost: at most in one trial, of those that had to be there; s lost: their age")
+    results = carry_out(chosen(only), {"kills": kills, "cuts": cuts, "times": times}, seed)
+    table = Table(title="lost: rows of those that had to be there, in one trial at most; s lost: their age")
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("what", "mode") else "right")
+        table.add_column(name, justify="left" if name in ("what", "mode") else "right", no_wrap=True)
     complaints: Counter[str] = Counter()
-    nurseries = Nurseries()
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("trials", total=sum(number for *_, number in plan))
-        for row, sites, mode, number in plan:
-            outcomes = []
-            for outcome in trials(nurseries, row, sites, mode, number, seed=seed):
-                outcomes.append(outcome)
-                progress.advance(task)
-            table.add_row(row.name, str(sites), mode or "measured", *line(outcomes))
-            complaints.update(
-                f"{row.name}, {sites} sites, {mode}: {c}" for o in outcomes for c in o.complaints
-            )
-    nurseries.close()
+    for (row, (sites, mode)), outcomes in results.items():
+        table.add_row(row.name, str(sites), mode or "measured", *line(outcomes))
+        broken = [complaint for outcome in outcomes for complaint in outcome.complaints]
+        complaints.update(f"{row.name}, {sites} sites, {mode or 'measured'}: {c}" for c in broken)
+    table.add_section()
+    table.add_row("all", "", "", *line([outcome for outcomes in results.values() for outcome in outcomes]))
     report(table, complaints)
 
 
 def report(table: Table, complaints: Counter[str]) -> None:
     """Print the table and the broken promises."""
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, WIDTH)  # a table in a file is no narrower than it needs
+    console.print(table)
     for complaint, count in complaints.most_common():
         print(f"BROKEN {count} times: {complaint}")
     if complaints:

@@ -22,6 +22,9 @@ from tests.store.recorded import LARGE, SMALL
 Trial = Callable[[Ground, int], Iterator[Outcome]]
 """`(ground, times) -> outcomes`: breaks something so many times; a broken promise is a complaint in them."""
 
+Shape = tuple[int, Mode | None]
+"""Sites of the model and mode of the writer; None: as it chooses."""
+
 STORE, TRAINED = "tests.store.nursery", "tests.store.trained"
 MODES: Mapping[str, tuple[Mode | None, ...]] = {STORE: ("row", "batch"), TRAINED: (None,)}
 
@@ -47,8 +50,8 @@ class Row:
     mounts: bool = False
 
     @property
-    def shapes(self) -> tuple[tuple[int, Mode | None], ...]:
-        """Sites of the model and mode of the writer; None: as it chooses."""
+    def shapes(self) -> tuple[Shape, ...]:
+        """What it is tried with."""
         return tuple((sites, mode) for sites in (SMALL, LARGE) for mode in MODES[self.program])
 
 

@@ -75,12 +75,12 @@ def hang(plan: Plan) -> None:
 def limit(plan: Plan) -> None:
     """A limit of the file's size.
 
-    It leaves room for the ring and for so many blocks as `arm` says; -1: not even for the ring.
+    It leaves room for the ring and for `arm` blocks and a half; 0: for the ring only; -1: not even for that.
     """
     writer, tally, columns = _begin(plan)
     with h5py.File(plan.path, "r") as file:
         ring, blocks = file["live/ring"], file["series/blocks"]
-        room = blocks.id.get_offset() + plan.arm * 4 * blocks.shape[1] * blocks.shape[2]
+        room = blocks.id.get_offset() + (2 * plan.arm + 1) * 2 * blocks.shape[1] * blocks.shape[2]
         end = ring.id.get_offset() + ring.id.get_storage_size()
         size = ring.id.get_offset() if plan.arm < 0 else max(room, end) if plan.arm else end
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -21,7 +21,7 @@ from tests.store.outcome import Outcome
 
 COLUMNS = ("what", "sites", "mode", "times", "files", "h5py", "reader", "lost", "s lost", "wrong", "open ms")
 
-WIDTH = 120
+WIDTH = 140
 Results = dict[tuple[Row, Shape], list[Outcome]]
 
 
@@ -57,7 +57,8 @@ def carry_out(rows: Sequence[Row], numbers: Mapping[str, int], seed: int) -> Res
     """Every row with every shape, and a progress bar."""
     results: Results = {}
     nurseries = Nurseries()
-    with Progress(console=Console(stderr=True)) as progress:
+    # without a thread of its own: in a program with threads the reader opens files another, slower way
+    with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
         task = progress.add_task("trials", total=sum(numbers[row.of] * len(row.shapes) for row in rows))
         for row in rows:
             for shape in row.shapes:
@@ -66,7 +67,8 @@ def carry_out(rows: Sequence[Row], numbers: Mapping[str, int], seed: int) -> Res
                 for outcome in tried(nurseries, row, shape, numbers[row.of], seed):
                     outcomes.append(outcome)
                     # some trials have several outcomes
-                    progress.update(task, completed=begun + min(len(outcomes), numbers[row.of]))
+                    completed = begun + min(len(outcomes), numbers[row.of])
+                    progress.update(task, completed=completed, refresh=True)
     nurseries.close()
     return results
 

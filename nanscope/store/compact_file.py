@@ -27,10 +27,9 @@ from nanscope import __version__
 from nanscope.run import MISSING
 from nanscope.store.chunks import ABSENT, chunk_crc
 from nanscope.store.codec import LEVEL
-from nanscope.store.compacted import checksum
 from nanscope.store.draft import Draft, Slot
 from nanscope.store.fold import FIELDS
-from nanscope.store.image import put_texts, write_header
+from nanscope.store.image import checksums_of, put_texts, write_header
 from nanscope.store.journal import to_json
 from nanscope.store.part_record import LEVELS, short
 from nanscope.store.pyramid import QUANTITIES
@@ -100,7 +99,7 @@ class CompactFile:
             self._file[f"epochs/{name}"].attrs.update(units=FIELDS[name].unit, long_name=FIELDS[name].meaning)
         records = [asdict(record) for record in draft.records]
         self._file["state"] = to_json({"state": draft.state, "lost": list(draft.lost), "parts": records})
-        self._file["checksums"] = to_json(_checksums(self._file))
+        self._file["checksums"] = to_json(checksums_of(self._file))
 
     def _write_findings(self, lines: list[str]) -> None:
         findings = put_texts(self._file, "findings", lines)
@@ -228,19 +227,3 @@ def _attach_scales(series: Any) -> None:
     for name, scales in dimensions.items():
         for axis, scale in enumerate(scales):
             series[name].dims[axis].attach_scale(series[scale])
-
-
-def _checksums(file: Any) -> dict[str, int]:
-    """Checksums of the texts and of the small tables; chunks and snapshots have their own."""
-    found: dict[str, int] = {}
-
-    def note(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset) or item.size == 0 or name.startswith(("chunks/", "snapshots/")):
-            return
-        if h5py.check_string_dtype(item.dtype):
-            found[name] = checksum(np.ravel(item.asstr()[()]).tolist())
-        elif item.chunks is None:
-            found[name] = checksum(item[()].tobytes())
-
-    file.visititems(note)
-    return found

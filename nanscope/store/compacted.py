@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import Floats, Header, Overview, Source
+from nanscope.store.checksums import TABLE_BYTES, wrong_checksums
 from nanscope.store.chunks import Cache, Chunked, OpenFile
 from nanscope.store.fold import FIELDS, Event, parse_line, unfold
 from nanscope.store.inventory import Inventory, Stored
 from nanscope.store.joined import JoinedSource, Piece
-from nanscope.store.journal import to_json
 from nanscope.store.overview import overview
 from nanscope.store.part_record import LEVELS, PartRecord, buckets, parse_ending, parse_part, short
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.text import clean
 
 SHORTEST_CHUNK, LONGEST_CHUNK = 1 << 8, 1 << 13  # rows, or buckets; they bound what one request takes
-TABLE_BYTES = 128 << 20  # of what is read at once when the file is opened
 _UNSOUND = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
@@ -47,11 +45,6 @@ class Compacted:
     parts: tuple[PartRecord, ...]
     tables: Mapping[str, Chunked]
     file: OpenFile
-
-
-def checksum(value: Any) -> int:
-    """CRC-32 of a text dataset (a list of strings) or of a numeric one (its bytes)."""
-    return zlib.crc32(value if isinstance(value, bytes) else to_json(value).encode("ascii"))
 
 
 def open_compact(name: str, descriptor: int, header: Header, inventory: Inventory) -> Compacted:
@@ -85,11 +78,8 @@ def open_compact(name: str, descriptor: int, header: Header, inventory: Inventor
 
 def _check(file: OpenFile, inventory: Inventory) -> None:
     """Hold texts and small numbers against their checksums; chunks have their own."""
-    for name, crc in json.loads(inventory.texts["checksums"][0]).items():
-        stored = inventory.arrays.get(name)
-        value = inventory.texts[name] if stored is None else _read(file, stored)
-        if checksum(value) != crc:
-            raise file.damaged(f"has a wrong checksum for {clean(name)}")
+    for name in wrong_checksums(inventory, file.read):
+        raise file.damaged(f"has a wrong checksum for {clean(name)}")
 
 
 def _read(file: OpenFile, stored: Stored) -> bytes:

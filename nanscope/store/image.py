@@ -19,6 +19,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from nanscope import __version__
 from nanscope.run import STATS, Header
+from nanscope.store.checksums import checksum
 from nanscope.store.head import HEAD_SLOT
 from nanscope.store.journal import to_json
 from nanscope.store.layout import Layout
@@ -108,6 +109,7 @@ def build_image(header: Header, layout: Layout, identity: Identity) -> Image:
             layout="live",
         )
         write_header(file, header)
+        file["checksums"] = to_json(checksums_of(file))
         specs = arrays(layout)
         offsets = {spec.name: _allocate(file, spec) for spec in specs}
     size = max(offsets[spec.name] + spec.nbytes for spec in specs)
@@ -169,6 +171,22 @@ def put_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
             dataset[start:stop] = kept[start:stop]
             start, size = stop, 0
     return dataset
+
+
+def checksums_of(file: Any) -> dict[str, int]:
+    """Checksums of the texts and of the small tables; chunks and snapshots have their own."""
+    found: dict[str, int] = {}
+
+    def note(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or item.size == 0 or name.startswith(("chunks/", "snapshots/")):
+            return
+        if h5py.check_string_dtype(item.dtype):
+            found[name] = checksum(np.ravel(item.asstr()[()]).tolist())
+        elif item.chunks is None:
+            found[name] = checksum(item[()].tobytes())
+
+    file.visititems(note)
+    return found
 
 
 def _allocate(file: Any, spec: Array) -> int:

@@ -18,6 +18,7 @@ _RING_MEMORY = 16 << 20  # bytes that the ring may take in the trainer's memory
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 4096, 64
 _LEAST_CAPACITY = 1 << 16  # room for a run that outlives its estimate; sparse, so it costs nothing
 _MOST_ROWS = 1 << 27  # in one file; a longer run goes on in another one
+_MOST_BLOCKS = 1 << 20
 _LEAST_BLOCKS = 16  # that a file has room for, whatever the budget says
 _BUCKETS = (64, 512)  # rows per bucket of the finer levels of the pyramid
 
@@ -56,7 +57,7 @@ class Layout:
         while block > _SMALLEST_BLOCK and _RING_BLOCKS * block * row_words(columns) * 4 > _RING_MEMORY:
             block //= 2
         rows = max(DEFAULT_CAPACITY if capacity is None else min(capacity, _MOST_ROWS), _LEAST_CAPACITY)
-        wanted = -(-rows // block)
+        wanted = min(-(-rows // block), _MOST_BLOCKS)
         sizes = cls(columns, block, _RING_BLOCKS * block, wanted, wanted)
         while 2 * sizes.summary_bytes * wanted > budget and sizes.finest < block:
             sizes = replace(sizes, finest=next((b for b in _BUCKETS if sizes.finest < b < block), block))

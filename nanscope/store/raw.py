@@ -34,6 +34,12 @@ class RawFile:
         self._read_into(out.view(np.uint8).data, self._offsets[dataset] + start)
         return out
 
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from anywhere in the file."""
+        out = np.empty(size, np.uint8)
+        self._read_into(out.data, offset)
+        return out.tobytes()
+
     def stripes(self, dataset: str, dtype: str, starts: Sequence[int], count: int) -> NDArray[Any]:
         """`count` values at each of the given byte positions in a dataset, shape (starts, count)."""
         out = np.empty((len(starts), count), dtype)

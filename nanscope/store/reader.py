@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header, Run, Source
+from nanscope.store.checksums import wrong_checksums
 from nanscope.store.compacted import open_compact
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.events import Event, epoch_of
@@ -154,8 +155,16 @@ def _live_part(path: Path, contents: Contents, raw: RawFile) -> Part:
         source=FileSource(raw, recovered),
         events=tuple(events),
         state=state_of(recovered.head, contents.host),
-        lost=(*recovered.lost, *torn),
+        lost=(*recovered.lost, *torn, *_changed(contents, raw)),
     )
+
+
+def _changed(contents: Contents, raw: RawFile) -> tuple[str, ...]:
+    try:
+        names = list(wrong_checksums(contents.inventory, raw.at))
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return ("the checksums of names and settings are unreadable",)
+    return tuple(f"{clean(name)} is not as it was written" for name in names)
 
 
 def _of_kind(events: list[Event], kind: str) -> list[Event]:

@@ -7,6 +7,7 @@ own metadata never changes again: nothing to corrupt, no lock, no repair.
     root attributes                     format, format_version, nanscope_version, host, created, run_id, part,
                                         layout ("live" or "compact")
     /config /env /model                 JSON text
+    /checksums                          JSON text: CRC-32 of every text and small table
     /series/site, site_*                sites and their attributes; stat, stat_definition; scalar
     /columns/site, stat                 of each column of a row: its site (-1: a scalar), its stat or scalar
     /series/blocks                      finished blocks of rows, series-major, shape (slots, columns, rows)

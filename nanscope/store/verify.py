@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanscope.errors import RunFileError
-from nanscope.store.compacted import checksum
+from nanscope.store.checksums import checksum
 from nanscope.store.contents import open_contents
 from nanscope.store.inventory import Inventory
 from nanscope.store.reader import Part, open_parts

@@ -17,7 +17,7 @@ from nanscope.run import MISSING, Column, Header
 from nanscope.store import verify_compact
 from nanscope.store.about import about
 from nanscope.store.compact import compact
-from nanscope.store.compacted import checksum
+from nanscope.store.checksums import checksum
 from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import MEAN, QUANTITIES, summarise

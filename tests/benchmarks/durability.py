@@ -21,6 +21,7 @@ from tests.store.outcome import Outcome
 
 COLUMNS = ("what", "sites", "mode", "times", "files", "h5py", "reader", "lost", "s lost", "wrong", "open ms")
 
+BATCH_SECONDS = 0.25  # the promise: what a SIGKILL costs in batch mode at most
 WIDTH = 140
 Results = dict[tuple[Row, Shape], list[Outcome]]
 
@@ -48,7 +49,7 @@ def chosen(only: str) -> list[Row]:
 def tried(nurseries: Nurseries, row: Row, shape: Shape, times: int, seed: int) -> Iterator[Outcome]:
     """The outcomes of one row and shape; a victim that does not do what it should is one as well."""
     try:
-        yield from trials(nurseries, row, *shape, times, seed=seed)
+        yield from trials(nurseries, row, shape, times, patience=BATCH_SECONDS, seed=seed)
     except AssertionError as error:
         yield Outcome(exists=False, plain=False, complaints=(f"the trial failed: {error}",))
 

@@ -39,6 +39,7 @@ class Plan:
         amends: whether each row is amended.
         strike: where it kills itself, see `Strike`; after `arm` rows, or -1: from the creation on.
         log: where its system calls are logged.
+        until: a file that ends the run when it appears.
         deed: what it does, by a name that its program knows.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     strike: tuple[int, str, str] | None = None
     arm: int = 0
     log: str = ""
+    until: str = ""
 
     def layout(self) -> Layout:
         """Sizes of the run file."""
@@ -116,6 +118,8 @@ def append(plan: Plan) -> None:
     for row in range(plan.rows):
         if row == plan.arm:
             _arm(plan)
+        if plan.until and Path(plan.until).exists():
+            break
         put_row(writer, tally, row, len(header.columns), amend=plan.amends)
         if plan.pace:
             time.sleep(max(0.0, start + row * plan.pace - time.monotonic()))

@@ -108,7 +108,14 @@ class Victim:
 
 @dataclass
 class Ground:
-    """Where one trial takes place."""
+    """Where trials take place.
+
+    Attributes:
+        folder: does not exist yet.
+        sites, mode, real: of the victims' plans.
+        dice: decides what happens when.
+        patience: seconds of rows that a kill may cost in batch mode.
+    """
 
     folder: Path
     nursery: Nursery
@@ -116,6 +123,7 @@ class Ground:
     mode: Mode | None
     real: bool
     dice: Random
+    patience: float
 
     def plan(self, **more: Any) -> Plan:
         """A plan for a victim."""

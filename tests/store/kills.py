@@ -15,7 +15,7 @@ import numpy as np
 from tests.store.child import AMENDED, APPENDED, CREATED, CREATING, EVENTS_SENT, Plan
 from tests.store.files import BLOCK
 from tests.store.killing import Ground, Victim
-from tests.store.outcome import BATCH_SECONDS, Expected, Outcome, examine
+from tests.store.outcome import Expected, Outcome, examine
 
 CREATION_SECONDS = 0.012
 PACED_SECONDS = 0.6
@@ -116,6 +116,6 @@ def _look(ground: Ground, victim: Victim, *, amended: bool = False, thinned: boo
     if not outcome.missing or not outcome.opened:
         return outcome
     seconds = victim.ended - victim.tally.when(outcome.found)
-    broken = ground.mode == "row" or seconds > BATCH_SECONDS
+    broken = ground.mode == "row" or seconds > ground.patience
     sentence = f"{outcome.missing} rows lost, the oldest {seconds:.3f} s old"
     return replace(outcome, late=seconds, complaints=(*outcome.complaints, *[sentence] * broken))

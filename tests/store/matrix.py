@@ -119,10 +119,12 @@ def namespace() -> tuple[str, ...]:
 
 
 def trials(
-    nurseries: Nurseries, row: Row, sites: int, mode: Mode | None, times: int, *, seed: int = 0
+    nurseries: Nurseries, row: Row, shape: Shape, times: int, *, patience: float, seed: int = 0
 ) -> Iterator[Outcome]:
-    """So many trials of one row."""
+    """So many trials of one row; `patience` as in `Ground`."""
+    sites, mode = shape
     dice = Random(f"{row.name} {sites} {mode} {seed}")
     nursery = nurseries.of(row.program)
     with tempfile.TemporaryDirectory() as folder:
-        yield from row.trial(Ground(Path(folder) / "trial", nursery, sites, mode, row.real, dice), times)
+        ground = Ground(Path(folder) / "trial", nursery, sites, mode, row.real, dice, patience)
+        yield from row.trial(ground, times)

@@ -88,7 +88,7 @@ def second_recorder(ground: Ground, times: int) -> Iterator[Outcome]:
 def stopped(ground: Ground, times: int) -> Iterator[Outcome]:
     """SIGSTOP for what looks like a minute, SIGCONT: live all the while, killed once it is."""
     for _ in range(times):
-        with ground.victim(ground.plan(rows=RING, pace=0.001)) as victim:
+        with ground.victim(ground.plan(pace=0.001)) as victim:
             victim.wait_for(APPENDED, 20)
             states = [open_run(victim.plan.path).state]
             victim.kill(signal.SIGSTOP)
@@ -111,7 +111,6 @@ def clock_goes_back(ground: Ground, times: int) -> Iterator[Outcome]:
     for _ in range(times):
         with ground.victim(ground.plan(deed="clock", rows=RING, arm=RING // 2, sync_seconds=0.01)) as victim:
             victim.wait_for(CREATED, 2)
-            time.sleep(0.3)  # a heartbeat by the new clock
             state = open_run(victim.plan.path).state
             victim.kill()
             victim.wait()

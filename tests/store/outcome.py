@@ -16,8 +16,6 @@ from nanscope.store.reader import open_run
 from tests.store.child import EVENTS, FIRST
 from tests.store.files import bits, pattern
 
-BATCH_SECONDS = 0.25  # the promise: what a SIGKILL costs in batch mode at most
-
 
 @dataclass(frozen=True)
 class Outcome:

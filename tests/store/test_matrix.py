@@ -12,6 +12,7 @@ from tests.store.matrix import ROWS, TRAINED, Nurseries, Row, namespace, trials
 from tests.store.recorded import LARGE, SMALL, recorded_header
 
 TIMES = {"kills": 3, "cuts": 8, "times": 1}
+PATIENCE = 5.0  # the promise of 0.25 s is kept by a machine that does nothing else, see the long form
 ENDS = 6  # of a training, each of them once
 
 
@@ -32,7 +33,7 @@ def test_promises(nurseries: Nurseries, row: Row, sites: int, mode: Mode | None)
     if row.mounts and not namespace():
         pytest.skip("no right to mount a file system")
     times = ENDS if row.name.startswith("ends") else TIMES[row.of]
-    outcomes = list(trials(nurseries, row, sites, mode, times))
+    outcomes = list(trials(nurseries, row, (sites, mode), times, patience=PATIENCE))
     assert [complaint for outcome in outcomes for complaint in outcome.complaints] == []
     assert len(outcomes) >= times
     assert all(outcome.plain and outcome.opened for outcome in outcomes if outcome.exists)

@@ -16,7 +16,7 @@ from nanscope.store.reader import open_run
 from tests.store.child import APPENDED, HANDLES, Plan, losses_of
 from tests.store.files import BLOCK
 from tests.store.killing import Ground
-from tests.store.outcome import BATCH_SECONDS, Outcome, plain_reasons
+from tests.store.outcome import Outcome, plain_reasons
 
 LEDGER_SECONDS = 0.1  # that a step may wait for others before it becomes a row
 STEPS = 60
@@ -32,7 +32,7 @@ def killed(ground: Ground, times: int) -> Iterator[Outcome]:
             victim.wait()
             outcome = _examine(victim.plan, int(victim.tally[APPENDED]), ("killed",))
             late = victim.ended - victim.tally.when(outcome.found) if outcome.missing else 0.0
-            broken = late > BATCH_SECONDS + LEDGER_SECONDS
+            broken = late > ground.patience + LEDGER_SECONDS
             sentence = f"{outcome.missing} rows lost, the oldest {late:.3f} s old"
             yield replace(outcome, late=late, complaints=(*outcome.complaints, *[sentence] * broken))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,32 +13,47 @@ import numpy as np
 
 from nanscope.run import Run
 from nanscope.store.reader import open_run
-from tests.store.child import APPENDED, CLOSED, EVENTS_SENT
+from tests.store.child import APPENDED, EVENTS_SENT, ROWS
 from tests.store.files import RING, bits
 from tests.store.killing import Ground, Victim
 from tests.store.outcome import Expected, Outcome, compare, examine
 
 POLLS = 200
+OPENINGS = 10
 
 
 def held_open(ground: Ground, times: int) -> Iterator[Outcome]:
     """Both readers hold the file for the whole run, and plain h5py opens it 200 times meanwhile."""
     for _ in range(times):
-        rows = 6 * RING
-        with ground.victim(ground.plan(rows=rows, pace=0.0002, sync_seconds=0.05)) as victim:
-            victim.wait_for(APPENDED, 1)
+        with _running(ground) as victim:
             path = Path(victim.plan.path)
             with h5py.File(path, "r") as held:
                 first = open_run(path)
                 seen = [_newest_row(path) for _ in range(POLLS)]
                 complaints = ["the row count fell"] * (seen != sorted(seen))
                 complaints += _held_is_right(first, victim)
-                victim.wait_for(CLOSED, 1)
+                outcome = _finished(victim)
                 complaints += ["the held file lost its rows"] * (held["live/ring"].shape[0] != RING)
-            complaints += ["the victim minded"] * (victim.wait() != 0)
-            expected = Expected(np.arange(rows), rows, -(-rows // 37), states=("finished",))
-            outcome = examine(path, expected)
             yield replace(outcome, complaints=(*outcome.complaints, *complaints))
+
+
+@contextmanager
+def _running(ground: Ground) -> Iterator[Victim]:
+    """A victim that records until `_finished`."""
+    until = str(ground.folder / "enough")
+    with ground.victim(ground.plan(pace=0.0002, sync_seconds=0.02, until=until)) as victim:
+        victim.wait_for(APPENDED, 1)
+        yield victim
+
+
+def _finished(victim: Victim) -> Outcome:
+    """Let it end; it minded nothing, and every row is there."""
+    Path(victim.plan.until).touch()
+    minded = ["the victim minded"] * (victim.wait() != 0)
+    rows, sent = int(victim.tally[APPENDED]), int(victim.tally[EVENTS_SENT])
+    outcome = examine(Path(victim.plan.path), Expected(np.arange(rows), rows, sent, states=("finished",)))
+    lost = [f"{outcome.missing} rows lost"] * (outcome.missing > 0)
+    return replace(outcome, complaints=(*outcome.complaints, *minded, *lost))
 
 
 def _newest_row(path: Path) -> int:
@@ -47,26 +63,25 @@ def _newest_row(path: Path) -> int:
 
 
 def _held_is_right(run: Run, victim: Victim) -> list[str]:
-    """An open run stays the table that it was, while the writer goes on."""
-    victim.wait_for(APPENDED, min(len(run) + RING, victim.plan.rows))
-    expected = Expected(np.arange(len(run)), victim.plan.rows, states=("live",))
-    return list(compare(run, expected).complaints)
+    """An open run stays the table that it was, while the writer goes round the ring."""
+    victim.wait_for(APPENDED, len(run) + 2 * RING)
+    return list(compare(run, Expected(np.arange(len(run)), ROWS, states=("live",))).complaints)
 
 
 def polled(ground: Ground, times: int) -> Iterator[Outcome]:
     """The reader opens the run again and again while it is recorded: exact each time, never fewer rows."""
     for _ in range(times):
-        with ground.victim(ground.plan(rows=6 * RING, pace=0.0002, sync_seconds=0.02)) as victim:
-            victim.wait_for(APPENDED, 1)
+        with _running(ground) as victim:
             known = 0
-            while not victim.tally[CLOSED]:
+            for _ in range(OPENINGS):
                 due = int(victim.tally[APPENDED]) if ground.mode == "row" else 0
-                expected = Expected(np.arange(due), victim.plan.rows, states=("live", "finished"))
+                expected = Expected(np.arange(due), ROWS, states=("live",))
                 outcome = examine(Path(victim.plan.path), expected)
                 fewer = ["fewer rows than before"] * (outcome.found < known)
                 lost = [f"{outcome.missing} rows lost"] * (outcome.missing > 0)
                 known = outcome.found
                 yield replace(outcome, complaints=(*outcome.complaints, *fewer, *lost))
+            yield _finished(victim)
 
 
 def moved(ground: Ground, times: int) -> Iterator[Outcome]:

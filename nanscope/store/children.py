@@ -95,12 +95,16 @@ def _look(file: WatchedFile) -> Answer:
 
 
 def _start(descriptor: int) -> Child:
-    # a fork copies locks that other threads hold; the frames know also threads that no module registered
-    alone = len(sys._current_frames()) == 1  # noqa: SLF001 - the documented way to see every thread
-    if sys.platform == "linux" and alone:
+    if sys.platform == "linux" and _is_alone():
         with contextlib.suppress(OSError):  # such as no memory for a copy of a large process
             return _fork(descriptor)
     return _spawn(descriptor)
+
+
+def _is_alone() -> bool:
+    """Whether this is the only thread: a fork copies locks that others hold."""
+    frames = sys._current_frames()  # noqa: SLF001 - knows also threads that no module registered
+    return len(frames) == 1
 
 
 class _Forked:

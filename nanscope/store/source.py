@@ -17,7 +17,7 @@ from nanscope.store.schema import INDEX_WORDS
 
 T = TypeVar("T", bound=np.generic)
 
-LEVEL_BYTES = 8 << 20  # a level of the pyramid up to this size is read at once and kept in memory
+GROUP_BYTES, GROUPS = 4 << 20, 8  # columns of the pyramid that are read together; so many groups are kept
 
 
 class FileSource:
@@ -32,7 +32,7 @@ class FileSource:
         self._recovered = recovered
         self._blocks: list[int] = recovered.blocks.tolist()
         self._slots: dict[int, int] = dict(zip(self._blocks, recovered.slots.tolist(), strict=True))
-        self._levels: dict[str, Floats] = {}
+        self._groups: dict[tuple[str, int], Floats] = {}  # by level and number
         self._edge = len(self._blocks) * raw.layout.block  # the first row that no block holds
 
     @property
@@ -119,16 +119,27 @@ class FileSource:
         return np.concatenate([stored.transpose(1, 0, 2).reshape(len(QUANTITIES), -1), tail], axis=1)
 
     def _stored_cells(self, level: str, index: int, cells: int) -> Floats:
-        """Of the blocks, shape (blocks, quantities, buckets of a block)."""
-        columns, size = self._layout.columns, len(QUANTITIES) * cells
-        if 4 * size * columns * len(self._blocks) > LEVEL_BYTES:
-            starts = [4 * size * (number * columns + index) for number in self._blocks]
-            return self._raw.stripes(level, "<f4", starts, size).reshape(-1, len(QUANTITIES), cells)
-        if level not in self._levels:  # finished blocks do not change
-            starts = [4 * size * columns * number for number in self._blocks]
-            stored = self._raw.stripes(level, "<f4", starts, size * columns)
-            self._levels[level] = stored.reshape(-1, columns, len(QUANTITIES), cells)
-        return self._levels[level][:, index]
+        """Of the blocks, shape (blocks, quantities, buckets of a block).
+
+        Neighbouring columns are read together and kept: a screen asks for them next, and a read of a few
+        columns takes no longer than that of one.
+        """
+        size = len(QUANTITIES) * cells
+        width = min(self._layout.columns, max(1, GROUP_BYTES // (4 * size * max(1, len(self._blocks)))))
+        group = index // width
+        columns = self._groups.get((level, group))
+        if columns is None:
+            columns = self._read_group(level, group * width, width, size)
+            if len(self._groups) >= GROUPS:
+                self._groups.pop(next(iter(self._groups)), None)
+            self._groups[level, group] = columns
+        return columns[:, index - group * width].reshape(-1, len(QUANTITIES), cells)
+
+    def _read_group(self, level: str, first: int, width: int, size: int) -> Floats:
+        """Some columns of a level, shape (blocks, columns, size); finished blocks do not change."""
+        count = min(width, self._layout.columns - first)
+        starts = [4 * size * (number * self._layout.columns + first) for number in self._blocks]
+        return self._raw.stripes(level, "<f4", starts, size * count).reshape(-1, count, size)
 
     def _blocks_of(self, start: int, stop: int) -> tuple[list[int], int]:
         """The blocks that rows start..stop touch, and how far into the first one `start` is."""

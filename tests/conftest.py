@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from nanscope.store import children
+from nanscope.store.guard import children
 
 
 @pytest.fixture(autouse=True, scope="session")

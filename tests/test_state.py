@@ -8,9 +8,9 @@ import torch
 from torch.optim import SGD, AdamW
 
 from nanscope.recording.state import capture, restore, room_for
-from nanscope.store.slots import slot_bytes_for
-from nanscope.store.snapshot_writer import SnapshotRoom
-from nanscope.store.states import snapshots_of
+from nanscope.store.snapshots.slots import slot_bytes_for
+from nanscope.store.snapshots.states import snapshots_of
+from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.store.writer import RunWriter
 from tests.models import convolutional, mlp
 from tests.store.files import header, layout

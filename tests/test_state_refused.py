@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nanscope.errors import RunFileError, UsageError
 from nanscope.recording.state import capture, restore
-from nanscope.store.snapshots import Snapshot
+from nanscope.store.snapshots.reader import Snapshot
 from tests.models import mlp
 from tests.trainings import everything, stored, train
 

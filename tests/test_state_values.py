@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nanscope.recording.bits import piece_of, tensor_of, write_bits
 from nanscope.recording.state import restore
-from nanscope.store.slots import ITEM_BYTES, numpy_dtype
+from nanscope.store.snapshots.slots import ITEM_BYTES, numpy_dtype
 from tests.models import mlp
 from tests.trainings import bits, everything, stored
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from nanscope.recording.state import capture
-from nanscope.store.slots import slot_bytes_for
-from nanscope.store.snapshots import Snapshot
+from nanscope.store.snapshots.reader import Snapshot
+from nanscope.store.snapshots.slots import slot_bytes_for
 from tests.models import convolutional
 from tests.store.snapshot_files import SlotFile
 

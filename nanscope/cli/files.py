@@ -16,7 +16,7 @@ from nanscope.cli.output import new_file
 from nanscope.errors import NanscopeError, UsageError
 
 if TYPE_CHECKING:  # importing it for real would load h5py
-    from nanscope.store.compact import Compaction
+    from nanscope.store.compaction.compact import Compaction
 
 T = TypeVar("T")
 
@@ -55,8 +55,8 @@ def verify(runs: tuple[Path, ...], form: str) -> NoReturn:
     """Check every checksum, count and summary in RUNS; exit with 0 where all is sound, else with 3."""
     from nanscope.reporters import VERIFICATION_REPORTERS  # noqa: PLC0415 - loads rich
     from nanscope.reporters.bar import Bar  # noqa: PLC0415 - loads rich
-    from nanscope.store.verify import Verification  # noqa: PLC0415 - loads numpy
-    from nanscope.store.verify import verify as verify_run  # noqa: PLC0415 - the same
+    from nanscope.store.verification.verify import Verification  # noqa: PLC0415 - loads numpy
+    from nanscope.store.verification.verify import verify as verify_run  # noqa: PLC0415 - the same
 
     def check(path: Path) -> Verification:
         with Bar(str(path), sys.stderr) as show:
@@ -77,7 +77,7 @@ def verify(runs: tuple[Path, ...], form: str) -> NoReturn:
 def compact(runs: tuple[Path, ...], precision: Literal["12bit"] | None) -> NoReturn:
     """Compress RUNS in place, once nobody writes them; each is checked before it replaces the original."""
     from nanscope.reporters.bar import Bar  # noqa: PLC0415 - loads rich
-    from nanscope.store.compact import compact as compact_run  # noqa: PLC0415 - the same
+    from nanscope.store.compaction.compact import compact as compact_run  # noqa: PLC0415 - the same
 
     def shrink(path: Path) -> Compaction:
         with Bar(str(path), sys.stderr) as show:

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from nanscope.errors import UsageError
-from nanscope.store.slots import ITEM_BYTES, Piece
+from nanscope.store.snapshots.slots import ITEM_BYTES, Piece
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
-from nanscope.store.compact import compact_at_close
+from nanscope.store.compaction.compact import compact_at_close
 from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch

@@ -21,8 +21,8 @@ from torch.optim import LBFGS, SGD, Optimizer
 from nanscope.errors import UsageError
 from nanscope.recording.rng import RngRestorer, pack_rng
 from nanscope.recording.tree import Packer, Unpacker, malformed
-from nanscope.store.slots import Piece, slot_bytes_for
-from nanscope.store.snapshots import Snapshot
+from nanscope.store.snapshots.reader import Snapshot
+from nanscope.store.snapshots.slots import Piece, slot_bytes_for
 
 _VERSION = 1
 _ENTRY_BYTES = 512  # what an entry takes beside its elements: in the table, in `meta`, for its alignment

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from nanscope.errors import RunFileError, UsageError
 from nanscope.recording.bits import distinct, dtype_name, piece_of, place, tensor_of, write_bits
-from nanscope.store.slots import Piece
-from nanscope.store.snapshots import Snapshot
+from nanscope.store.snapshots.reader import Snapshot
+from nanscope.store.snapshots.slots import Piece
 
 _DEEPEST = 50
 _LONGEST_NAME = 900  # letters of an entry's name, before a number makes it unique

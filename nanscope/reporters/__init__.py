@@ -17,7 +17,7 @@ from nanscope.reporters.json import (
 from nanscope.reporters.text import render_text
 from nanscope.reporters.verification import render_verifications
 from nanscope.store.about import About
-from nanscope.store.verify import Verification
+from nanscope.store.verification.verify import Verification
 from nanscope.view import Comparison, View
 
 Reporter = Callable[[View, TextIO], None]

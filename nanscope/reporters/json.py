@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from nanscope.store.about import About
-from nanscope.store.verify import Verification
+from nanscope.store.verification.verify import Verification
 from nanscope.values import DIAGNOSIS_SCHEMA, plain
 from nanscope.view import Compared, Comparison, View
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nanscope.numbers import count
 from nanscope.reporters._page import BAD, CALM, DIM, STRONG, Page
-from nanscope.store.verify import Verification
+from nanscope.store.verification.verify import Verification
 
 
 def render_verifications(found: Sequence[Verification], out: TextIO) -> None:

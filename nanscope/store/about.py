@@ -12,12 +12,12 @@ from typing import Any
 
 from nanscope.run import Run
 from nanscope.store.contents import Contents, open_contents
+from nanscope.store.guard.watched import read_at
 from nanscope.store.head import HEAD_SLOT, newest_head
 from nanscope.store.inventory import Stored
 from nanscope.store.reader import Part, open_parts, run_of
-from nanscope.store.snapshots import Snapshot, read_snapshots
+from nanscope.store.snapshots.reader import Snapshot, read_snapshots
 from nanscope.store.text import clean
-from nanscope.store.watched import read_at
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 from nanscope import __version__
 from nanscope.errors import RunFileError
 from nanscope.run import Header
-from nanscope.store.guard import is_ours
+from nanscope.store.guard.refusal import Refusal, damaged, refused
+from nanscope.store.guard.sandbox import take_inventory
+from nanscope.store.guard.survey import is_ours
+from nanscope.store.guard.watched import read_at
 from nanscope.store.headers import read_header
 from nanscope.store.inventory import Attribute, Inventory
 from nanscope.store.layout import Layout
-from nanscope.store.refusal import Refusal, damaged, refused
-from nanscope.store.sandbox import take_inventory
 from nanscope.store.schema import FORMAT, MAJOR
 from nanscope.store.sizes import check_compact, live_layout, offsets_of
 from nanscope.store.text import clean
-from nanscope.store.watched import read_at
 
 PARTS = 1_000_000
 

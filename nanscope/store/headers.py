@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from nanscope.run import Column, Header
+from nanscope.store.guard.watched import read_at
 from nanscope.store.inventory import Inventory, Stored
 from nanscope.store.sizes import COLUMNS
 from nanscope.store.text import clean, clean_json
-from nanscope.store.watched import read_at
 from nanscope.values import Kind, Site
 
 _LAST_MOMENT = 253402300799  # of the year 9999, beyond which Python has no dates

@@ -9,7 +9,7 @@ from pathlib import Path
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header, Run, Source
 from nanscope.store.checksums import wrong_checksums
-from nanscope.store.compacted import open_compact
+from nanscope.store.compaction.compacted import open_compact
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.events import Event, epoch_of
 from nanscope.store.joined import join

@@ -18,9 +18,9 @@ own metadata never changes again: nothing to corrupt, no lock, no repair.
     /live/amended                       the newest row, while it is written again
     /live/index                         what is there of each block, see `blocks.py`
     /live/events                        JSON lines, each with its checksum
-    /snapshots/slot0, slot1 ...         states of the training, see `snapshots.py`
+    /snapshots/slot0, slot1 ...         states of the training, see `snapshots/slots.py`
 
-A compacted file (`compact.py`) holds the same in compressed chunks and nothing below /live.
+A compacted file (`compaction/file.py`) holds the same in compressed chunks and nothing below /live.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nanscope.store.guard.refusal import check
 from nanscope.store.inventory import Stored
 from nanscope.store.layout import Layout, row_words
-from nanscope.store.refusal import check
 from nanscope.store.schema import arrays
 
 COLUMNS, ROWS, BLOCKS = 1_000_000, 1 << 28, 1 << 20

@@ -24,8 +24,8 @@ from nanscope.store.process import started
 from nanscope.store.publish import publish
 from nanscope.store.regions import Regions
 from nanscope.store.schema import EVENT_BYTES_RESERVED
-from nanscope.store.slots import Piece
-from nanscope.store.snapshot_writer import SnapshotRoom, SnapshotWriter
+from nanscope.store.snapshots.slots import Piece
+from nanscope.store.snapshots.writer import SnapshotRoom, SnapshotWriter
 from nanscope.values import Epoch
 
 MOST_COLUMNS = 250_000  # beyond it the newest rows alone would take more memory than a reader gives them

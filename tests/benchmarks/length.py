@@ -14,7 +14,7 @@ from time import perf_counter
 from rich.table import Table
 
 from nanscope.run import Column, Header, Run
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from nanscope.store.reader import open_run
 from nanscope.store.writer import RunWriter
 from tests.benchmarks.stores import norms

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from tests.store.crafts import sound
 from tests.store.mutating import Outcome
 

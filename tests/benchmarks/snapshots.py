@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nanscope.recording.state import capture, restore, room_for
-from nanscope.store.slots import HEADER_BYTES
+from nanscope.store.snapshots.slots import HEADER_BYTES
 from tests.store.snapshot_files import SlotFile
 
 PUTS, ROW = 30, bytes(960)

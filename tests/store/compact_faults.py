@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from nanscope.store import compact as compact_module
-from nanscope.store import through
-from nanscope.store.compact import compact
+from nanscope.store.compaction import compact as compact_module
+from nanscope.store.compaction import through
+from nanscope.store.compaction.compact import compact
 from tests.store.compaction import facts
 
 CALLS = (

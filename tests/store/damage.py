@@ -16,7 +16,7 @@ from nanscope.errors import RunFileError
 from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import QUANTITIES
-from nanscope.store.verify import Verification, verify
+from nanscope.store.verification.verify import Verification, verify
 
 HEAD_BYTES = len(pack_head(Head()))  # of a slot; the rest of its sector is never used
 

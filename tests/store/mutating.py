@@ -23,9 +23,9 @@ import numpy as np
 
 from nanscope.errors import RunFileError
 from nanscope.run import Run
-from nanscope.store.guard import survey
+from nanscope.store.guard.survey import survey
+from nanscope.store.guard.watched import WatchedFile
 from nanscope.store.reader import open_run
-from nanscope.store.watched import WatchedFile
 from tests.store.sealing import seal, sealed_blocks
 
 Patch = tuple[int, bytes]

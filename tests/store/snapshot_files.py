@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nanscope.store.slots import Piece, slot_bytes_for
-from nanscope.store.snapshot_writer import SnapshotWriter
-from nanscope.store.snapshots import Snapshot, read_snapshots
+from nanscope.store.snapshots.reader import Snapshot, read_snapshots
+from nanscope.store.snapshots.slots import Piece, slot_bytes_for
+from nanscope.store.snapshots.writer import SnapshotWriter
 
 FIRST = 1000  # where the first slot begins: no multiple of anything
 

@@ -11,7 +11,7 @@ import pytest
 from nanscope.reporters import ABOUT_REPORTERS
 from nanscope.run import Column, Header
 from nanscope.store.about import about
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from nanscope.store.layout import Layout
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanscope.store.answer import Answer, pack, unpack
-from nanscope.store.evidence import Evidence
+from nanscope.store.guard.answer import Answer, pack, unpack
+from nanscope.store.guard.evidence import Evidence
 from nanscope.store.inventory import Inventory, Stored
 
 lengths = st.integers(0, 2**62)

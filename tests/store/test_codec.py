@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanscope.run import MISSING, MISSING_BITS, Floats
-from nanscope.store.codec import is_empty, pack, rounded, unpack
+from nanscope.store.compaction.codec import is_empty, pack, rounded, unpack
 from tests.store.files import bits, pattern
 
 

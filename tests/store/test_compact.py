@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nanscope.errors import UsageError
 from nanscope.run import MISSING_BITS, Column, Header
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from nanscope.store.layout import Layout
 from nanscope.store.reader import open_run
 from nanscope.store.writer import RunWriter

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from nanscope.errors import NanscopeError, RunFileError, UsageError
-from nanscope.store import compact as compact_module
-from nanscope.store import fill, temporary
-from nanscope.store.compact import compact, compact_at_close
+from nanscope.store.compaction import compact as compact_module
+from nanscope.store.compaction import fill, temporary
+from nanscope.store.compaction.compact import compact, compact_at_close
 from nanscope.store.reader import open_run
 from nanscope.store.writer import RunWriter
 from tests.store.compact_faults import chosen, copied, counting, moments
@@ -27,7 +27,7 @@ AT_THE_LIMIT = """
 import resource, sys
 from pathlib import Path
 from nanscope.errors import UsageError
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 for limit in map(int, sys.argv[2:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -173,7 +173,7 @@ def test_a_wrong_word_is_found_before_the_original_goes(
     path = tmp_path / "run.h5"
     record(path, 10)
     before = content(tmp_path)
-    for place in ("compact_file", "image"):
+    for place in ("compaction.file", "image"):
         real = __import__(f"nanscope.store.{place}", fromlist=["to_json"]).to_json
         monkeypatch.setattr(
             f"nanscope.store.{place}.to_json", lambda value, real=real: real(value).replace(word, word[::-1])
@@ -285,7 +285,7 @@ def test_at_close_nothing_is_raised_or_said(
 
     before = content(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("nanscope.store.through.write_all", full)
+        patched.setattr("nanscope.store.compaction.through.write_all", full)
         assert compact_at_close(path, seconds=60) is None
     assert content(tmp_path) == before
     assert compact_at_close(tmp_path / "none.h5", seconds=60) is None

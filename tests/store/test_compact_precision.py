@@ -9,11 +9,11 @@ import pytest
 from nanscope.diagnosis import diagnose
 from nanscope.errors import UsageError
 from nanscope.run import MISSING, SCALARS, STATS, Column, Floats, Header
-from nanscope.store.codec import rounded
-from nanscope.store.compact import Precision, compact
-from nanscope.store.draft import may_be_rounded
+from nanscope.store.compaction.codec import rounded
+from nanscope.store.compaction.compact import Precision, compact
+from nanscope.store.compaction.draft import may_be_rounded
 from nanscope.store.reader import open_run
-from nanscope.store.verify import verify
+from nanscope.store.verification.verify import verify
 from nanscope.store.writer import RunWriter
 from nanscope.values import Kind, Site
 from tests.store.compaction import record, small

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from nanscope.errors import RunFileError
-from nanscope.store.chunks import ABSENT, Cache, chunk_crc
-from nanscope.store.compact import compact
-from nanscope.store.compacted import Compacted, open_compact
+from nanscope.store.compaction.chunks import ABSENT, Cache, chunk_crc
+from nanscope.store.compaction.compact import compact
+from nanscope.store.compaction.compacted import Compacted, open_compact
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.inventory import Inventory
 from nanscope.store.layout import Layout

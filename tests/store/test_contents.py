@@ -12,11 +12,11 @@ import pytest
 
 from nanscope.errors import RunFileError
 from nanscope.run import Column, Header
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
+from nanscope.store.guard.refusal import Refusal
 from nanscope.store.inventory import Stored
 from nanscope.store.layout import Layout, row_words
 from nanscope.store.reader import open_run
-from nanscope.store.refusal import Refusal
 from nanscope.store.schema import arrays
 from nanscope.store.sizes import check_compact, live_layout, offsets_of
 from nanscope.store.writer import RunWriter

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanscope.store.fold import fold, parse_line, unfold
+from nanscope.store.compaction.fold import fold, parse_line, unfold
 from nanscope.store.journal import to_json
 from nanscope.values import Epoch
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from nanscope.errors import RunFileError
-from nanscope.store import children
-from nanscope.store.chunks import chunk_crc
-from nanscope.store.compact import compact
+from nanscope.store.compaction.chunks import chunk_crc
+from nanscope.store.compaction.compact import compact
+from nanscope.store.guard import children
 from nanscope.store.reader import open_run
 from tests.store.crafts import sound
 from tests.store.mutating import Original

@@ -11,12 +11,12 @@ import h5py
 import pytest
 
 from nanscope.errors import RunFileError
-from nanscope.store import children, memo
-from nanscope.store.evidence import NO_EVIDENCE, Evidence
-from nanscope.store.guard import survey
+from nanscope.store.guard import children, memo
+from nanscope.store.guard.evidence import NO_EVIDENCE, Evidence
+from nanscope.store.guard.sandbox import take_inventory
+from nanscope.store.guard.survey import survey
+from nanscope.store.guard.watched import WatchedFile
 from nanscope.store.inventory import Inventory
-from nanscope.store.sandbox import take_inventory
-from nanscope.store.watched import WatchedFile
 from tests.store.crafts import sound
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nanscope.store.compact import compact
-from nanscope.store.confine import WALL_SECONDS
+from nanscope.store.compaction.compact import compact
+from nanscope.store.guard.confine import WALL_SECONDS
 from tests.store.crafts import sound
 from tests.store.mutating import DAMAGES, Original, Outcome
 from tests.store.sealing import lookup3

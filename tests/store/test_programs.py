@@ -80,7 +80,7 @@ def test_nothing_is_left(tmp_path: Path, way: str) -> None:
     """After many openings: the same descriptors, handlers, signal mask, filters of warnings, environment."""
     program = f"""
 import warnings
-from nanscope.store import memo
+from nanscope.store.guard import memo
 def all_of_it():
     files = sorted(os.listdir('/proc/self/fd'))
     handlers = [signal.getsignal(n) for n in signal.valid_signals()]
@@ -111,7 +111,7 @@ def test_the_fresh_interpreter_brings_no_torch(tmp_path: Path) -> None:
     """What looks at a file needs h5py and numpy only."""
     program = """
 import subprocess
-from nanscope.store import children
+from nanscope.store.guard import children
 code = children._PROGRAM.partition('serve()')[0] + 'print("torch" in sys.modules, "numpy" in sys.modules)'
 path = [entry for entry in sys.path if entry]
 print(subprocess.run([sys.executable, '-I', '-S', '-c', code, *path], capture_output=True, text=True).stdout)

@@ -15,13 +15,13 @@ import pytest
 from h5py import h5pl
 
 from nanscope.errors import RunFileError
-from nanscope.store import children, confine, memo, sandbox
-from nanscope.store.answer import ANSWER_BYTES
-from nanscope.store.guard import survey
+from nanscope.store.guard import children, confine, memo, sandbox
+from nanscope.store.guard.answer import ANSWER_BYTES
+from nanscope.store.guard.refusal import Refusal
+from nanscope.store.guard.sandbox import take_inventory
+from nanscope.store.guard.survey import survey
+from nanscope.store.guard.watched import WatchedFile
 from nanscope.store.inventory import Inventory
-from nanscope.store.refusal import Refusal
-from nanscope.store.sandbox import take_inventory
-from nanscope.store.watched import WatchedFile
 from tests.store.crafts import sound
 
 WAYS = {"fork": children._fork, "interpreter": children._spawn}
@@ -192,7 +192,7 @@ def test_no_handler_of_the_program_runs_in_the_child(file: int, forked: Any) -> 
 
 INTERRUPTED = """
 import os, signal, sys, time
-from nanscope.store import children
+from nanscope.store.guard import children
 from nanscope.store.reader import open_run
 def interrupt(file):
     os.kill(os.getppid(), signal.SIGINT)

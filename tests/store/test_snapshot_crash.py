@@ -37,7 +37,7 @@ def log_of(file: SlotFile, monkeypatch: pytest.MonkeyPatch) -> list[Write]:
 
     monkeypatch.setattr(regions, "write_all", write)
     monkeypatch.setattr(regions, "_sync_data", lambda _: log.append(Write(0, b"")))
-    monkeypatch.setattr("nanscope.store.snapshot_writer.WRITE_BYTES", 5000)
+    monkeypatch.setattr("nanscope.store.snapshots.writer.WRITE_BYTES", 5000)
     with file.writing() as writer:
         for step in PUTS:
             put_all(writer, step)
@@ -138,7 +138,8 @@ def test_a_disk_that_lies_about_syncs(tmp_path: Path, monkeypatch: pytest.Monkey
 CHILD = """
 import os, sys
 from pathlib import Path
-from nanscope.store import regions, snapshot_writer
+from nanscope.store import regions
+from nanscope.store.snapshots import writer as snapshot_writer
 from tests.store.snapshot_files import *
 plain = regions.write_all
 def write(*arguments):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nanscope.errors import RunFileError
-from nanscope.store.slots import HEADER_BYTES, TABLE_LIMIT, Head, pack_head
+from nanscope.store.snapshots.slots import HEADER_BYTES, TABLE_LIMIT, Head, pack_head
 from tests.store.snapshot_files import SlotFile, put_all, slot_file
 
 SIZE = 1 << 16

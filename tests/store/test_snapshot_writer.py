@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanscope.store import regions, snapshot_writer
+from nanscope.store import regions
 from nanscope.store.regions import write_all
-from nanscope.store.slots import HEADER_BYTES, TABLE_LIMIT, Piece, slot_bytes_for
-from nanscope.store.snapshot_writer import SnapshotWriter
+from nanscope.store.snapshots import writer as snapshot_writer
+from nanscope.store.snapshots.slots import HEADER_BYTES, TABLE_LIMIT, Piece, slot_bytes_for
+from nanscope.store.snapshots.writer import SnapshotWriter
 from tests.store.snapshot_files import SlotFile, assert_state, pieces, put, put_all, slot_file, state
 
 

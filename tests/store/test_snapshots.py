@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nanscope.errors import RunFileError
 from nanscope.store import regions
-from nanscope.store.slots import HEADER_BYTES, ITEM_BYTES, Piece, numpy_dtype, slot_bytes_for
+from nanscope.store.snapshots.slots import HEADER_BYTES, ITEM_BYTES, Piece, numpy_dtype, slot_bytes_for
 from tests.store.snapshot_files import SlotFile, assert_state, pieces, put, put_all, slot_file, state
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)

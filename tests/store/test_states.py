@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from nanscope.store.reader import open_run
-from nanscope.store.slots import Piece
-from nanscope.store.snapshot_writer import SnapshotRoom
-from nanscope.store.states import snapshots_of
+from nanscope.store.snapshots.slots import Piece
+from nanscope.store.snapshots.states import snapshots_of
+from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.store.writer import RunWriter
 from tests.store.files import BLOCK, append_pattern, assert_pattern, header, layout
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 from nanscope.run import MISSING, Column, Header
-from nanscope.store import verify_compact
 from nanscope.store.about import about
-from nanscope.store.compact import compact
+from nanscope.store.compaction.compact import compact
 from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.layout import Layout
 from nanscope.store.pyramid import MEAN, QUANTITIES, summarise
 from nanscope.store.reader import open_run
-from nanscope.store.recount import disagreements
-from nanscope.store.slots import HEADER_BYTES, slot_bytes_for
+from nanscope.store.snapshots.slots import HEADER_BYTES, slot_bytes_for
+from nanscope.store.verification import compacted as verify_compact
+from nanscope.store.verification.recount import disagreements
 from nanscope.store.writer import RunWriter
 from nanscope.values import Kind, Site
 from tests.store.damage import flips, is_found, overwrite, place_of, sample, seal_block, used_bytes, verified

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanscope.store.regions import Regions
-from nanscope.store.slots import (
+from nanscope.store.snapshots.slots import (
     CRC_BYTES,
     HEADER_BYTES,
     PIN_OFFSET,

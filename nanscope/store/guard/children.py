@@ -18,19 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
-from nanscope.store.answer import Answer, pack
-from nanscope.store.confine import MEMORY, confine
-from nanscope.store.evidence import NO_EVIDENCE, evidence
-from nanscope.store.guard import survey
-from nanscope.store.refusal import Refusal
-from nanscope.store.watched import WatchedFile
+from nanscope.store.guard.answer import Answer, pack
+from nanscope.store.guard.confine import MEMORY, confine
+from nanscope.store.guard.evidence import NO_EVIDENCE, evidence
+from nanscope.store.guard.refusal import Refusal
+from nanscope.store.guard.survey import survey
+from nanscope.store.guard.watched import WatchedFile
 
 if sys.platform != "win32":
     import fcntl
 
 # what h5py, numpy and libhdf5 raise on a file that is not as HDF5 says
 _DAMAGE = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from nanscope.store.children import serve; serve()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from nanscope.store.guard.children import serve; serve()"
 
 
 class Child(Protocol):
@@ -160,7 +160,7 @@ def _serve_forked(descriptor: int, writer: int) -> NoReturn:
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     path = [str(root), *(entry for entry in sys.path if Path(entry).is_absolute())]
     if getattr(sys, "frozen", False):
         raise FileNotFoundError(2, "no Python interpreter")  # sys.executable is the user's program

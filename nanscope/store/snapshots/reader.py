@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
-from nanscope.store.slots import (
+from nanscope.store.snapshots.slots import (
     CRC_BYTES,
     HEADER_BYTES,
     PIN_OFFSET,

@@ -16,7 +16,7 @@ from typing import Any
 from nanscope.errors import RunFileError
 
 _ANSWER_BYTES = 512 << 20
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from nanscope.store.chunk_map import serve; serve()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from nanscope.store.guard.chunk_map import serve; serve()"
 
 Map = dict[str, dict[tuple[int, ...], tuple[int, int]]]
 """By dataset: position of a chunk's first element -> offset in the file and size."""
@@ -35,7 +35,7 @@ def chunk_map(descriptor: int, name: str) -> tuple[Map, dict[str, int]]:
     Raises:
         RunFileError: libhdf5 cannot say.
     """
-    path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if Path(entry).is_absolute())]
+    path = [str(Path(__file__).parents[3]), *(entry for entry in sys.path if Path(entry).is_absolute())]
     with subprocess.Popen(  # noqa: S603 - the interpreter that runs this, with its own search path
         [sys.executable, "-I", "-S", "-c", _PROGRAM, *path],
         stdin=descriptor,
@@ -63,8 +63,8 @@ def serve() -> None:
     import h5py  # noqa: PLC0415 - only the child needs it
     import numpy as np  # noqa: PLC0415 - the same
 
-    from nanscope.store.confine import confine  # noqa: PLC0415 - the same
-    from nanscope.store.watched import WatchedFile  # noqa: PLC0415 - the same
+    from nanscope.store.guard.confine import confine  # noqa: PLC0415 - the same
+    from nanscope.store.guard.watched import WatchedFile  # noqa: PLC0415 - the same
 
     confine()
     chunks: list[list[Any]] = []

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5z
 
-from nanscope.store.elements import in_words, number_type
+from nanscope.store.guard.elements import in_words, number_type
+from nanscope.store.guard.refusal import Refusal, check, shown
 from nanscope.store.inventory import Stored
-from nanscope.store.refusal import Refusal, check, shown
 
 RANK, CHUNK_BYTES, DATASET_BYTES = 6, 64 << 20, 1 << 40
 STRINGS = 1_000_000

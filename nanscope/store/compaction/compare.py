@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
-from nanscope.store.compact_file import CHUNK_ROWS
-from nanscope.store.compacted import Compacted, open_compact
+from nanscope.store.compaction.compacted import Compacted, open_compact
+from nanscope.store.compaction.draft import Draft
+from nanscope.store.compaction.file import CHUNK_ROWS
+from nanscope.store.compaction.fill import Progress, groups
+from nanscope.store.compaction.fold import fold
+from nanscope.store.compaction.parallel import in_order
+from nanscope.store.compaction.part_record import LEVELS
 from nanscope.store.contents import Contents, open_contents
-from nanscope.store.draft import Draft
-from nanscope.store.fill import Progress, groups
-from nanscope.store.fold import fold
 from nanscope.store.journal import to_json
-from nanscope.store.parallel import in_order
-from nanscope.store.part_record import LEVELS
 
 
 class _Job(NamedTuple):

@@ -1,7 +1,7 @@
 """libhdf5 in a process of its own: whatever a file does to it, the user's program only hears of it.
 
 A child process (`children.py`) looks at the open file within limits (`confine.py`), says what is in it
-(`guard.py`) and ends. Its answer is data like any other (`answer.py`).
+(`survey.py`) and ends. Its answer is data like any other (`answer.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from typing import IO
 
 from nanscope.errors import RunFileError
-from nanscope.store.answer import ANSWER_BYTES, Answer, unpack
-from nanscope.store.children import Child, start
-from nanscope.store.confine import CPU_SECONDS, WALL_SECONDS
+from nanscope.store.guard.answer import ANSWER_BYTES, Answer, unpack
+from nanscope.store.guard.children import Child, start
+from nanscope.store.guard.confine import CPU_SECONDS, WALL_SECONDS
+from nanscope.store.guard.memo import recall, remember
+from nanscope.store.guard.refusal import damaged, refused
 from nanscope.store.inventory import Inventory
-from nanscope.store.memo import recall, remember
-from nanscope.store.refusal import damaged, refused
 
 _GRACE_SECONDS = 2  # after which the child did not keep its own limit
 _TIME_SIGNALS = {getattr(signal, name, None) for name in ("SIGALRM", "SIGXCPU")}  # Windows has neither

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import MISSING, Floats
-from nanscope.store.codec import is_empty, pack
-from nanscope.store.compact_file import CompactFile
-from nanscope.store.draft import Draft
-from nanscope.store.parallel import in_order
-from nanscope.store.part_record import LEVELS, short
+from nanscope.store.compaction.codec import is_empty, pack
+from nanscope.store.compaction.draft import Draft
+from nanscope.store.compaction.file import CompactFile
+from nanscope.store.compaction.parallel import in_order
+from nanscope.store.compaction.part_record import LEVELS, short
 
 GROUP = 32  # columns that are packed in one go
 

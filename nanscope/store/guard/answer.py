@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanscope.store.elements import NUMBERS
-from nanscope.store.evidence import NO_EVIDENCE, Evidence, Extent
+from nanscope.store.guard.elements import NUMBERS
+from nanscope.store.guard.evidence import NO_EVIDENCE, Evidence, Extent
 from nanscope.store.inventory import Attribute, Inventory, Stored
 from nanscope.store.text import clean
 

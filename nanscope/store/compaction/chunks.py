@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nanscope.errors import RunFileError
 from nanscope.run import MISSING
-from nanscope.store.codec import unpack
+from nanscope.store.compaction.codec import unpack
 
 ABSENT = (2**64 - 1, 0, 0)
 """What stands for a chunk that is all MISSING; zeros would pass for a hole in a damaged file."""

@@ -15,9 +15,9 @@ from nanscope.store.head import HEAD_SLOT, Head, newest_head
 from nanscope.store.layout import ROW_HEAD_WORDS, row_words
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.raw import RawFile
-from nanscope.store.recount import disagreements
 from nanscope.store.schema import EVENT_BYTES, INDEX_WORDS
-from nanscope.store.tally import Tally
+from nanscope.store.verification.recount import disagreements
+from nanscope.store.verification.tally import Tally
 
 _TRIES = 5  # looks at something that a writer at work may just be changing
 

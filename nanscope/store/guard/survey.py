@@ -14,12 +14,12 @@ from typing import Any
 import h5py
 from h5py import h5a, h5g, h5s
 
-from nanscope.store.datasets import describe, read_text
-from nanscope.store.elements import is_string, number_type
+from nanscope.store.guard.datasets import describe, read_text
+from nanscope.store.guard.elements import is_string, number_type
+from nanscope.store.guard.refusal import check
+from nanscope.store.guard.walk import check_attributes, datasets
 from nanscope.store.inventory import Attribute, Inventory, Stored
-from nanscope.store.refusal import check
 from nanscope.store.schema import FORMAT, MAJOR
-from nanscope.store.walk import check_attributes, datasets
 
 ATTRIBUTE_BYTES = 1000
 TEXT_BYTES = 32 << 20

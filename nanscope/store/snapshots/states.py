@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanscope.store.contents import Contents, open_contents
 from nanscope.store.reader import open_parts
-from nanscope.store.snapshots import Snapshot, read_snapshots
+from nanscope.store.snapshots.reader import Snapshot, read_snapshots
 from nanscope.store.text import clean
 
 

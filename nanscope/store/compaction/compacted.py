@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from nanscope.run import Floats, Header, Overview, Source
 from nanscope.store.checksums import TABLE_BYTES, wrong_checksums
-from nanscope.store.chunks import Cache, Chunked, OpenFile
-from nanscope.store.fold import FIELDS, Event, parse_line, unfold
+from nanscope.store.compaction.chunks import Cache, Chunked, OpenFile
+from nanscope.store.compaction.fold import FIELDS, Event, parse_line, unfold
+from nanscope.store.compaction.part_record import LEVELS, PartRecord, buckets, parse_ending, parse_part, short
 from nanscope.store.inventory import Inventory, Stored
 from nanscope.store.joined import JoinedSource, Piece
 from nanscope.store.overview import overview
-from nanscope.store.part_record import LEVELS, PartRecord, buckets, parse_ending, parse_part, short
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.text import clean
 

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Literal
 
 from nanscope.errors import RunFileError, UsageError
-from nanscope.store.codec import pack
-from nanscope.store.compact_file import CHUNK_ROWS, making
-from nanscope.store.compare import compare
+from nanscope.store.compaction.codec import pack
+from nanscope.store.compaction.compare import compare
+from nanscope.store.compaction.draft import Draft, draw
+from nanscope.store.compaction.file import CHUNK_ROWS, making
+from nanscope.store.compaction.fill import Progress, fill
+from nanscope.store.compaction.temporary import Temporary, remove_stale, sync_folder, temporary_for
 from nanscope.store.contents import open_contents
-from nanscope.store.draft import Draft, draw
-from nanscope.store.fill import Progress, fill
 from nanscope.store.parts import first_name
 from nanscope.store.reader import Part, open_parts
 from nanscope.store.sizes import ROWS
-from nanscope.store.temporary import Temporary, remove_stale, sync_folder, temporary_for
 
 Precision = Literal["12bit"]
 Report = Callable[[int, int], None]

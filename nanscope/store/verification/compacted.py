@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from nanscope.errors import RunFileError
 from nanscope.numbers import count
 from nanscope.run import MISSING_BITS, Floats, Source, is_missing
-from nanscope.store.chunk_map import chunk_map
 from nanscope.store.contents import Contents
+from nanscope.store.guard.chunk_map import chunk_map
+from nanscope.store.guard.watched import read_at
 from nanscope.store.pyramid import QUANTITIES
-from nanscope.store.recount import disagreements
-from nanscope.store.tally import Tally
-from nanscope.store.watched import read_at
+from nanscope.store.verification.recount import disagreements
+from nanscope.store.verification.tally import Tally
 
 _COLUMNS = 256  # whose summaries are in memory at once
 _ROWS = 4096  # that are counted again at once; a multiple of every bucket

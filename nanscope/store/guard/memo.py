@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from nanscope.store.evidence import NO_EVIDENCE, Evidence, digest
+from nanscope.store.guard.evidence import NO_EVIDENCE, Evidence, digest
+from nanscope.store.guard.watched import read_at
 from nanscope.store.inventory import Inventory
-from nanscope.store.watched import read_at
 
 _FILES = 32
 _EXTENTS, _BYTES = 20_000, 16 << 20  # beyond it, asking again is as cheap as checking

@@ -17,15 +17,15 @@ from pathlib import Path
 from nanscope.errors import RunFileError
 from nanscope.store.checksums import checksum
 from nanscope.store.contents import open_contents
+from nanscope.store.guard.watched import read_at
 from nanscope.store.inventory import Inventory
 from nanscope.store.reader import Part, open_parts
-from nanscope.store.slots import PIN_OFFSET
-from nanscope.store.snapshots import read_snapshots
-from nanscope.store.tally import Tally
+from nanscope.store.snapshots.reader import read_snapshots
+from nanscope.store.snapshots.slots import PIN_OFFSET
 from nanscope.store.text import clean
-from nanscope.store.verify_compact import check_compact
-from nanscope.store.verify_live import check_live
-from nanscope.store.watched import read_at
+from nanscope.store.verification.compacted import check_compact
+from nanscope.store.verification.live import check_live
+from nanscope.store.verification.tally import Tally
 
 Report = Callable[[int, int], None]
 """Is told the rows that were checked and all rows."""

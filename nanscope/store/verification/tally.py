@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nanscope.numbers import count
 from nanscope.run import Column
-from nanscope.store.recount import Disagreement
+from nanscope.store.verification.recount import Disagreement
 
 MOST_PROBLEMS = 200  # that are told of one run; a file full of noise has millions
 

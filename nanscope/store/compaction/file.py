@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 
 from nanscope import __version__
 from nanscope.run import MISSING
-from nanscope.store.chunks import ABSENT, chunk_crc
-from nanscope.store.codec import LEVEL
-from nanscope.store.draft import Draft, Slot
-from nanscope.store.fold import FIELDS
+from nanscope.store.compaction.chunks import ABSENT, chunk_crc
+from nanscope.store.compaction.codec import LEVEL
+from nanscope.store.compaction.draft import Draft, Slot
+from nanscope.store.compaction.fold import FIELDS
+from nanscope.store.compaction.part_record import LEVELS, short
+from nanscope.store.compaction.through import Through
 from nanscope.store.image import checksums_of, put_texts, write_header
 from nanscope.store.journal import to_json
-from nanscope.store.part_record import LEVELS, short
 from nanscope.store.pyramid import QUANTITIES
 from nanscope.store.schema import FORMAT, MAJOR, MINOR
-from nanscope.store.through import Through
 
 CHUNK_ROWS = 4096
 _CHUNK_BUCKETS = 2048

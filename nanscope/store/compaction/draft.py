@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from nanscope.errors import UsageError
 from nanscope.run import MISSING, Column, Floats, Header, Source
-from nanscope.store.codec import rounded
-from nanscope.store.fold import Event, Table, fold
+from nanscope.store.compaction.codec import rounded
+from nanscope.store.compaction.fold import Event, Table, fold
+from nanscope.store.compaction.part_record import PartRecord, buckets
 from nanscope.store.joined import join, key
 from nanscope.store.overview import Table as Summarised
-from nanscope.store.part_record import PartRecord, buckets
 from nanscope.store.pyramid import FINITE, INF, NAN, QUANTITIES, summarise
 from nanscope.store.raw import RawFile
 from nanscope.store.reader import Part
-from nanscope.store.slots import HEADER_BYTES, unpack_head
+from nanscope.store.snapshots.slots import HEADER_BYTES, unpack_head
 from nanscope.store.source import FileSource
 from nanscope.values import Kind
 

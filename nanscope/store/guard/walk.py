@@ -7,7 +7,7 @@ from typing import Any
 
 from h5py import h5a, h5d, h5g, h5l, h5o
 
-from nanscope.store.refusal import check, shown
+from nanscope.store.guard.refusal import check, shown
 
 DEPTH, OBJECTS, NAME_BYTES, ATTRIBUTES = 8, 10_000, 512, 64
 

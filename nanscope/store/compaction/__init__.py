@@ -1,0 +1,1 @@
+"""Compaction: a run in one compressed file, made, checked and read."""

@@ -1,0 +1,1 @@
+"""States of the training in a run file."""

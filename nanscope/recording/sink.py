@@ -135,7 +135,7 @@ class Sink:
         """Finish the run file; compact it if that takes but a moment."""
         if self._writer is not None:
             self._writer.close(state)
-            compact_at_close(self._writer.path)
+            compact_at_close(self._writer.location)
 
     def _give_up(self, error: UsageError) -> None:
         self._usable = False

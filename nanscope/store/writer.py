@@ -40,14 +40,15 @@ class RunWriter:
     own, `run.fork<pid>.h5`. Rows come from one thread; events may come from any.
 
     Attributes:
-        path: the file of the first part, by which the run is opened.
+        path: the file of the first part, by which the run is opened, as it was given.
+        location: the same as an absolute path: the program may change its directory.
         part: number of the part that is being written, from 1.
     """
 
     def __init__(
         self, path: Path, header: Header, layout: Layout, *, budget: int, mode: Mode | None, run_id: str
     ) -> None:
-        self.path = path
+        self.path, self.location = path, path.absolute()
         self.part = 1
         self._header = header
         self._budget, self._mode, self._run_id = budget, mode, run_id
@@ -200,7 +201,7 @@ class RunWriter:
 
     def _go_on(self, layout: Layout) -> bool:
         """Begin the next part; the one before is closed only when that is there."""
-        for name in part_names(self.path, self.part + 1, self._run_id):
+        for name in part_names(self.location, self.part + 1, self._run_id):
             try:
                 live, snapshots = self._make(name, layout, self.part + 1)
             except RunFileExistsError:
@@ -237,15 +238,16 @@ class RunWriter:
         self._live.abandon()
         if self._snapshots is not None:
             self._snapshots.close()
-        path = self.path.with_name(f"{self.path.stem}.fork{self._pid}{self.path.suffix}")
+        name = f"{self.path.stem}.fork{self._pid}{self.path.suffix}"
+        location, path = self.location.with_name(name), self.path.with_name(name)
         self._run_id, self.part = uuid.uuid4().hex, 1
         try:
-            self._live, self._snapshots = self._make(path, self._live.layout)
+            self._live, self._snapshots = self._make(location, self._live.layout)
         except UsageError as error:
             _tell(f"nanscope records nothing in this forked process: {error}")
         else:
             _tell(f"{self.path} is recorded by the parent process; this forked process records {path}")
-            self.path = path
+            self.path, self.location = path, location
 
 
 def _tell(message: str) -> None:

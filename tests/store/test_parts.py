@@ -49,6 +49,19 @@ def test_an_amended_last_row_stays_in_its_part(tmp_path: Path) -> None:
     assert len(run) == 2 * BLOCK + 5
 
 
+def test_parts_stay_together_when_the_program_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative name, and a change of directory before the next part."""
+    monkeypatch.chdir(tmp_path)
+    with writing(Path("run.h5"), 2, blocks=2) as writer:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        append_pattern(writer, 0, 200, 2)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_pattern(open_run(tmp_path / "run.h5"), np.arange(200))
+
+
 def test_overviews_of_parts(tmp_path: Path) -> None:
     """No bucket reaches over a seam; `starts` says where each begins; nothing is averaged away."""
     values = np.arange(300, dtype=np.float32)

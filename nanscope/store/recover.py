@@ -116,13 +116,13 @@ def _most_rows(
 ) -> int:
     """How many of the blocks to take, and the rest from the ring, so that most rows are there.
 
-    The ring may hold rows of a block that is torn, or was given up before a later one could be written.
+    The ring may hold rows of a block that is torn, or was given up before a later one could be written. Where
+    it makes no difference the ring is preferred: it was synced before a block that no head vouches for.
     """
     in_blocks = block * np.concatenate([[0], np.cumsum(slots != UNREADABLE)])
     starts = block * np.concatenate([[0], blocks + 1])
     in_ring = len(numbers) - np.searchsorted(numbers, starts)
-    total = in_blocks + in_ring
-    return int(np.flatnonzero(total == total.max())[-1])
+    return int(np.argmax(in_blocks + in_ring))
 
 
 def _trusted_blocks(

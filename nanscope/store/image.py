@@ -6,7 +6,6 @@ an object that only remembers the pieces, and `publish.py` puts them into the fi
 
 from __future__ import annotations
 
-import io
 import itertools
 import platform
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from h5py import h5d, h5p, h5s, h5t
 from nanscope import __version__
 from nanscope.run import STATS, Header
 from nanscope.store.checksums import checksum
+from nanscope.store.filelike import Pieces
 from nanscope.store.head import HEAD_SLOT
 from nanscope.store.journal import to_json
 from nanscope.store.layout import Layout
@@ -29,45 +29,6 @@ from nanscope.values import Site
 PAGE = 4096  # where datasets begin, so that no slot of the head shares a sector with the other one
 _TEXT_BYTES = 64 << 10  # of strings that are written at once
 _VERSION = ("v108", "v108")  # checksummed metadata, but no "open for writing" mark that a SIGKILL would leave
-
-
-class _Pieces(io.RawIOBase):
-    """A file in memory that keeps only what was written; the gigabytes of holes between cost nothing."""
-
-    def __init__(self) -> None:
-        self.written: list[tuple[int, bytes]] = []
-        self._position = 0
-        self._size = 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = origin + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        piece = bytes(data)
-        self.written.append((self._position, piece))
-        self._position += len(piece)
-        self._size = max(self._size, self._position)
-        return len(piece)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = bytes(len(view))
-        for offset, piece in self.written:
-            start = max(offset, self._position)
-            stop = min(offset + len(piece), self._position + len(view))
-            if start < stop:
-                view[start - self._position : stop - self._position] = piece[start - offset : stop - offset]
-        self._position += len(view)
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        self._size = self._position if size is None else size
-        return self._size
 
 
 @dataclass(frozen=True)
@@ -95,7 +56,7 @@ class Identity:
 
 def build_image(header: Header, layout: Layout, identity: Identity) -> Image:
     """The file's metadata, names and texts, with room for everything that is to come."""
-    pieces = _Pieces()
+    pieces = Pieces()
     aligned = {"alignment_threshold": 2 * HEAD_SLOT, "alignment_interval": PAGE}
     with h5py.File(pieces, "w", libver=_VERSION, **aligned) as file:
         file.attrs.update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,10 +31,7 @@ class Stored:
     @property
     def nbytes(self) -> int:
         """Size of all elements in bytes, stored or not."""
-        size = int(self.dtype[-1])
-        for length in self.shape:
-            size *= length
-        return size
+        return int(self.dtype[-1]) * math.prod(self.shape)
 
 
 @dataclass(frozen=True)

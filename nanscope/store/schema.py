@@ -25,6 +25,7 @@ A compacted file (`compaction/file.py`) holds the same in compressed chunks and 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from nanscope.store.head import HEAD_SLOT
@@ -51,10 +52,7 @@ class Array(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        size = int(self.dtype[-1])
-        for length in self.shape:
-            size *= length
-        return size
+        return int(self.dtype[-1]) * math.prod(self.shape)
 
 
 def arrays(layout: Layout) -> tuple[Array, ...]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanscope.run import Column, Floats, Header, Run
 from nanscope.store.layout import Layout
+from nanscope.store.regions import write_all
 from nanscope.store.writer import RunWriter
 
 BLOCK, RING = 64, 256
@@ -61,3 +65,14 @@ def assert_pattern(run: Run, numbers: NDArray[np.int64]) -> None:
     np.testing.assert_array_equal(run.source.steps(0, len(run)), 3 * numbers)
     np.testing.assert_array_equal(run.source.times(0, len(run)), numbers / 8)
     np.testing.assert_array_equal(bits(run.source.block(0, len(run))), bits(expected))
+
+
+def full_beyond(limit: int) -> Any:
+    """A `write_all` for a disk that has no room beyond an offset."""
+
+    def write(descriptor: int, data: Any, offset: int) -> None:
+        if offset + memoryview(data).nbytes > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_all(descriptor, data, offset)
+
+    return write

@@ -1,12 +1,10 @@
 """Writers that are killed, forked, or run out of disk."""
 
-import errno
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +14,16 @@ from nanscope.store import regions
 from nanscope.store.reader import open_run
 from nanscope.store.regions import write_all
 from nanscope.store.writer import RunWriter
-from tests.store.files import BLOCK, RING, append_pattern, assert_pattern, header, layout, writing
-
-
-def full_beyond(limit: int) -> Any:
-    """A `write_all` for a disk that has no room beyond an offset."""
-
-    def write(descriptor: int, data: Any, offset: int) -> None:
-        if offset + memoryview(data).nbytes > limit:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_all(descriptor, data, offset)
-
-    return write
+from tests.store.files import (
+    BLOCK,
+    RING,
+    append_pattern,
+    assert_pattern,
+    full_beyond,
+    header,
+    layout,
+    writing,
+)
 
 
 @pytest.mark.parametrize("columns", [2, 1100])

@@ -1,6 +1,5 @@
 """The writer of snapshots beside a training: it neither waits nor raises, in a known memory."""
 
-import errno
 import os
 import threading
 import tracemalloc
@@ -17,6 +16,7 @@ from nanscope.store.regions import write_all
 from nanscope.store.snapshots import writer as snapshot_writer
 from nanscope.store.snapshots.slots import HEADER_BYTES, TABLE_LIMIT, Piece, slot_bytes_for
 from nanscope.store.snapshots.writer import SnapshotWriter
+from tests.store.files import full_beyond
 from tests.store.snapshot_files import SlotFile, assert_state, pieces, put, put_all, slot_file, state
 
 
@@ -38,17 +38,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(regions, "write_all", write)
     yield event
     event.set()
-
-
-def full_beyond(limit: int) -> Any:
-    """A `write_all` for a disk that has no room beyond an offset."""
-
-    def write(descriptor: int, data: Any, offset: int) -> None:
-        if offset + memoryview(data).nbytes > limit:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_all(descriptor, data, offset)
-
-    return write
 
 
 def test_a_slow_disk_is_not_waited_for(tmp_path: Path, gate: threading.Event) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
+
+from nanscope.store.filelike import Positioned
 
 _BYTES, _PIECES = 16 << 20, 2000  # of the record; of a file that needs more, nothing is kept
 
 
-class WatchedFile(io.RawIOBase):
+class WatchedFile(Positioned):
     """Reads a descriptor without moving its position, which other processes may share.
 
     Attributes:
@@ -17,11 +18,10 @@ class WatchedFile(io.RawIOBase):
     """
 
     def __init__(self, descriptor: int) -> None:
+        super().__init__(os.fstat(descriptor).st_size)
         self.pieces: list[tuple[int, bytes]] | None = []
         self._kept = 0
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
-        self._position = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -30,16 +30,6 @@ class WatchedFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Always."""
         return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As any file does."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = origin + offset
-        return self._position
-
-    def tell(self) -> int:
-        """As any file does."""
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         """As any file does; notes what was read."""

@@ -16,19 +16,17 @@ import statistics
 import threading
 import time as clock
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from nanscope.run import Floats
 from nanscope.store.blocks import Blocks
 from nanscope.store.head import HEAD_SLOT, STATES, Head, pack_head
-from nanscope.store.layout import ROW_HEAD, ROW_HEAD_WORDS, Layout
+from nanscope.store.layout import Layout
 from nanscope.store.process import started
 from nanscope.store.regions import Regions
+from nanscope.store.ring import Ring
 from nanscope.store.schema import EVENT_BYTES
 
 Mode = Literal["row", "batch"]
@@ -56,9 +54,7 @@ class LiveFile:
         self.rows = 0
         self._regions = regions
         self._blocks = Blocks(regions, layout)
-        self._ring = np.zeros((layout.ring, layout.row_bytes // 4), "<u4")
-        self._values: Floats = self._ring[:, ROW_HEAD_WORDS : ROW_HEAD_WORDS + layout.columns].view("<f4")
-        self._bytes = self._ring.data.cast("B")
+        self._ring = Ring(layout)
         self._started = started(os.getpid())
         self._mode = mode
         self._row_mode = mode != "batch"
@@ -94,12 +90,9 @@ class LiveFile:
         row = self.rows
         if row - self._freed >= self._room and not self._wait_for_room():
             return
-        start = row % self.layout.ring
-        self._values[start] = values
-        start *= self.layout.row_bytes
-        ROW_HEAD.pack_into(self._bytes, start, row, step, time)
+        self._ring.put(row, step, time, values)
         if self._row_mode and self._written == row:
-            self._write_row(row, start)
+            self._write_row(row)
         self.rows = row + 1
         if row % self.layout.block == 0:
             self._call_thread()
@@ -109,15 +102,13 @@ class LiveFile:
         row = self.rows - 1
         if row < 0 or not self._room:
             return
-        slot = row % self.layout.ring
         with self._lock:
-            self._values[slot] = values
+            self._ring.replace(row, values)
             if self._written == self.rows:
-                self._seal(slot * self.layout.row_bytes)
-                self._attempt(lambda: self._put_amended(slot))
+                self._attempt(lambda: self._regions.write("live/amended", self._ring.sealed(row)[0]))
             self._written = min(self._written, row)
             if self._row_mode and self._written == row:
-                self._write_row(row, slot * self.layout.row_bytes)
+                self._write_row(row)
 
     def keep(self) -> None:
         """The rows around the newest one matter: they stay whole, the next ones are written at once."""
@@ -188,15 +179,9 @@ class LiveFile:
                 self._warn("the disk is too slow")
         return False
 
-    def _seal(self, start: int) -> None:
-        end = start + self.layout.row_bytes - 4
-        crc = zlib.crc32(self._bytes[start:end])
-        self._bytes[end : end + 4] = crc.to_bytes(4, "little")
-
-    def _write_row(self, row: int, start: int) -> None:
-        self._seal(start)
+    def _write_row(self, row: int) -> None:
         try:
-            self._regions.write("live/ring", self._bytes[start : start + self.layout.row_bytes], start)
+            self._regions.write("live/ring", *self._ring.sealed(row))
         except OSError as error:
             self._failed(error)  # the thread tries again
         else:
@@ -219,10 +204,10 @@ class LiveFile:
 
     def _time_of_a_row(self) -> float:
         """Seconds that it takes to write one row at once."""
-        times = []
+        times, row = [], bytes(self.layout.row_bytes)
         for _ in range(9):
             start = clock.perf_counter()
-            self._attempt(lambda: self._regions.write("live/ring", self._bytes[: self.layout.row_bytes]))
+            self._attempt(lambda: self._regions.write("live/ring", row))
             times.append(clock.perf_counter() - start)
         return statistics.median(times)
 
@@ -253,20 +238,11 @@ class LiveFile:
         """Bring the file's ring up to date."""
         stop = self.rows
         start = max(self._written, stop - self.layout.ring)
-        self._write_slots(start, stop - 1)
+        for span in self._ring.spans(start, stop - 1):
+            self._regions.write("live/ring", *span)
         with self._lock:  # the newest row may be amended meanwhile
-            self._write_slots(max(start, stop - 1), stop)
+            self._regions.write("live/ring", *self._ring.sealed(stop - 1))
             self._written = stop
-
-    def _write_slots(self, start: int, stop: int) -> None:
-        size, ring = self.layout.row_bytes, self.layout.ring
-        while start < stop:
-            slot = start % ring
-            count = min(stop - start, ring - slot)
-            for row in range(slot, slot + count):
-                self._seal(row * size)
-            self._regions.write("live/ring", self._bytes[slot * size : (slot + count) * size], slot * size)
-            start += count
 
     def _write_blocks(self) -> None:
         """Write every finished block; its newest row must be final, so one row must follow it."""
@@ -297,13 +273,7 @@ class LiveFile:
         return written
 
     def _put_block(self, number: int) -> None:
-        slot = number * self.layout.block % self.layout.ring
-        rows = slice(slot, slot + self.layout.block)
-        self._blocks.write(number, self._ring[rows], self._values[rows])
-
-    def _put_amended(self, slot: int) -> None:
-        size = self.layout.row_bytes
-        self._regions.write("live/amended", self._bytes[slot * size : (slot + 1) * size])
+        self._blocks.write(number, *self._ring.block(number))
 
     def _put_event(self, line: bytes) -> None:
         self._regions.write("live/events", line, self._event_bytes)

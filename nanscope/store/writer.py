@@ -37,8 +37,8 @@ class RunWriter:
 
     After `create` nothing raises for the file's sake: what cannot be written is counted in the file, and said
     once as a warning. A process forked from the recording one that goes on appending gets a run file of its
-    own, `run.fork<pid>.h5`. Rows come from one thread; events may come from any. While the disk hangs a row waits
-    at most a second; an event or an amended row waits until it answers.
+    own, `run.fork<pid>.h5`. Rows come from one thread; events may come from any. While the disk hangs a row
+    waits at most a second; an event or an amended row waits until it answers.
 
     Attributes:
         path: the file of the first part, by which the run is opened, as it was given.

@@ -50,6 +50,8 @@ def size(nbytes: int) -> str:
 
 def duration(seconds: float) -> str:
     """A time in one or two units: `8.2 us`, `7.1 ms`, `1.2 s`, `48 s`, `3 min 12 s`, `5 h 2 min`."""
+    if not math.isfinite(seconds):
+        return str(seconds)
     if 0 < seconds < 0.9995:
         return f"{number(1e3 * seconds)} ms" if seconds >= 0.9995e-3 else f"{number(1e6 * seconds)} us"
     if seconds < 9.95:

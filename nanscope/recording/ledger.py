@@ -102,7 +102,7 @@ class Ledger:
     def write(self, *, wait: bool = False) -> None:
         """Write every step whose numbers have come; with `wait`, all steps."""
         count = len(self._waiting) if wait else _count_ready(self._waiting)
-        steps, self._waiting = self._waiting[:count], self._waiting[count:]
+        steps = self._waiting[:count]
         if not steps:
             return
         with np.errstate(all="ignore"):  # NaN and inf are what this is about; some users make warnings errors
@@ -112,6 +112,7 @@ class Ledger:
                 axis=1
             )
         for step, row, total in zip(steps, rows, totals, strict=True):
+            self._waiting.pop(0)  # not before: an interrupt while they were measured must not lose them
             self.alert.notice_norms(step.number, float(total))
             self._write(step, row)
         self._last = steps[-1].number, rows[-1].copy()
@@ -134,7 +135,8 @@ class Ledger:
         elif self._last is not None:
             row = self._last[1]
             for name in scalars.keys() & self._layout.scalars.keys():
-                row[self._layout.scalars[name]] = scalars[name]
+                with np.errstate(over="ignore"):
+                    row[self._layout.scalars[name]] = scalars[name]
             self._own_scalars(row, scalars)
             self._sink.amend(row)
 
@@ -156,7 +158,8 @@ class Ledger:
         for name in scalars.keys() - self._layout.scalars.keys():
             column = self._sink.column(name)
             if column is not None:
-                row[column] = scalars[name]
+                with np.errstate(over="ignore"):  # a value beyond float32 becomes inf
+                    row[column] = scalars[name]
 
     def _trouble(self, number: int, row: Floats) -> Trouble | None:
         bad = is_nonfinite(row[: len(self._sites)])

@@ -191,13 +191,14 @@ class Gauge:
         """Take the norms that collected readings still wait for; with `wait`, also those still on a GPU."""
         pending = [reading for reading in self._pending if wait or reading.ready]
         taken = set(map(id, pending))  # asked once: a copy may arrive between two questions
-        self._pending = [reading for reading in self._pending if id(reading) not in taken]
-        for _, alike in groupby(pending, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena))):
+        begun = [reading for reading in pending if reading.numbers is None]  # an interrupt may have left some
+        for _, alike in groupby(begun, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena))):
             group = list(alike)
             for reading, norms in zip(group, self._norms(group), strict=True):
                 _finish(reading, norms)
         if pending:
             pending[-1].dead = self._units.harvest()
+        self._pending = [reading for reading in self._pending if id(reading) not in taken]
         for arena in self._arenas.values():
             arena.used = 0
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from nanscope.errors import UsageError
 from nanscope.recording.recorder import OnNonfinite, Recorder
+from nanscope.store.journal import to_json
 from nanscope.store.layout import DEFAULT_BUDGET
 
 
@@ -39,7 +40,8 @@ def record(
         config: settings of the job to keep in the run file, as JSON types.
         capacity: steps in total, if known: sizes the run file. When it is full, or modules or parameters are
             added to the model, the run goes on in `run.part2.h5`.
-        budget: bytes that a run file may take (4 GiB); beyond it the steps in the middle of a long run are
+        budget: bytes that each part of the run may take before it is compacted (4 GiB; at least 16 blocks of
+            rows are kept whatever it says); beyond it the steps in the middle of a long run are
             kept as summaries, those at the start, at the end and around trouble whole.
         logits: name of the module whose output holds the logits; by default the root's output, if it is
             (batch, classes).
@@ -57,6 +59,7 @@ def record(
         raise UsageError(f"optimizer={optimizer!r} is no torch optimizer", "record(model, optimizer, path)")
     if budget <= 0:
         raise UsageError(f"budget={budget} leaves no room for anything", "give a number of bytes")
+    _check_config(config)
     where = Path("runs") / f"{type(model).__name__}.h5" if path is None else Path(path)
     return Recorder(
         model,
@@ -68,6 +71,15 @@ def record(
         budget=budget,
         logits=logits,
     )
+
+
+def _check_config(config: Mapping[str, Any] | None) -> None:
+    try:
+        to_json(config)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"config cannot be kept as JSON ({error})", "use texts, numbers and lists"
+        ) from error
 
 
 def _of_rank(path: Path) -> Path:

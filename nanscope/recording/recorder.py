@@ -12,11 +12,13 @@ once and steps aside; the training goes on.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -39,6 +41,8 @@ from nanscope.recording.sink import Sink
 from nanscope.recording.updates import Updates
 from nanscope.run import Header
 from nanscope.values import Epoch
+
+LONGEST_MESSAGE = 10_000  # letters of an exception's text that are kept
 
 OnNonfinite = Literal["record", "raise", "stop"]
 T = TypeVar("T")
@@ -99,6 +103,7 @@ class Recorder:
         self._began = time.time()
         self._zero = time.perf_counter()
         self._active = True
+        self._pid = os.getpid()
         self._attach()
         self._registrations = Registrations(self._notice_registration)
         backward.watch(self)
@@ -122,12 +127,14 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if kind is None or kind is _Stop:
+        if os.getpid() != self._pid:  # a forked child leaves the block: the run is its parent's
+            self._detach()
+        elif kind is None or kind is _Stop or _is_calm_exit(error):
             self.close("finished")
         elif issubclass(kind, KeyboardInterrupt):
             self.close("interrupted")
         else:
-            self._sink.event("error", self.steps, message=f"{kind.__name__}: {error}")
+            self._sink.event("error", self.steps, message=_message(kind, error))
             self.close("failed")
         return kind is _Stop
 
@@ -136,13 +143,20 @@ class Recorder:
         if self._active and self._updates.begun:
             self._guard(self._end_step)()
         self._detach()
+        try:
+            self._write_the_rest()
+        except Exception as error:  # noqa: BLE001 - an exception of the training must not be replaced by ours
+            self._step_aside(error)
+        finally:
+            self._sink.close(state)
+        if not self.steps and self._backwards:
+            self._tell("no optimizer step was seen: pass the optimizer to record(), or use recorder.step()")
+
+    def _write_the_rest(self) -> None:
         if self._ledger is not None:
             self._ledger.write(wait=True)
         elif not self._sink.is_open:
             self._open_file()
-        self._sink.close(state)
-        if not self.steps and self._backwards:
-            self._tell("no optimizer step was seen: pass the optimizer to record(), or use recorder.step()")
 
     def _detach(self) -> None:
         self._active = False
@@ -333,6 +347,7 @@ class Recorder:
             self._open_file(layout)
         elif before.columns != layout.columns:
             self._sink.change(self._header(layout))
+            self._sink.event("changed", self.steps, modules=list(self._places.modules))
         self._ledger = Ledger(self._places, sites, layout, self._gauge, self._sink)
         if before is not None:
             self._ledger.follow(before)
@@ -364,12 +379,26 @@ class Recorder:
         # the hooks go when the block is left: torch may be walking through its list of them right now
         self._active = self._probes.active = False
         self._probes.clear()
-        trace = "".join(traceback.format_exception(error))
-        self._sink.event("recorder-failed", self.steps, message=repr(error), traceback=trace)
+        trace = "".join(traceback.format_exception(error))[-LONGEST_MESSAGE:]
+        self._sink.event(
+            "recorder-failed", self.steps, message=repr(error)[:LONGEST_MESSAGE], traceback=trace
+        )
         self._tell(f"the recorder failed and stepped aside, the training goes on ({error!r})")
 
     def _tell(self, text: str) -> None:
-        warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=3)
+        with suppress(Warning):  # a filter that makes warnings errors must not end the training
+            warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=3)
+
+
+def _is_calm_exit(error: BaseException | None) -> bool:
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _message(kind: type[BaseException], error: BaseException | None) -> str:
+    try:
+        return f"{kind.__name__}: {error}"[:LONGEST_MESSAGE]
+    except Exception:  # noqa: BLE001 - the user's __str__ may do anything
+        return kind.__name__
 
 
 def _broken(named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, list[int]]]:

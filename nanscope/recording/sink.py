@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nanscope.values import Epoch
 def numbered(path: Path) -> Path:
     """The path, or the first of `run-2.h5`, `run-3.h5` ... that is free."""
     free, number = path, 1
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_stem(f"{path.stem}-{number}")
     return free
@@ -48,6 +50,7 @@ class Sink:
 
     def __init__(self, path: Path, capacity: int | None, budget: int = DEFAULT_BUDGET) -> None:
         self._wanted = path
+        self._folder = path.parent.absolute()  # the program may change its directory before the first step
         self._capacity = capacity
         self._budget = budget
         self._writer: RunWriter | None = None
@@ -64,7 +67,10 @@ class Sink:
         """Where the run file is, or will be; None when it cannot be written."""
         if not self._usable:
             return None
-        return numbered(self._wanted) if self._writer is None else self._writer.path
+        return self._wanted.with_name((self._writer.path if self._writer else self._free()).name)
+
+    def _free(self) -> Path:
+        return numbered(self._folder / self._wanted.name)
 
     @property
     def is_open(self) -> bool:
@@ -76,14 +82,14 @@ class Sink:
         while self._writer is None and self._usable:
             try:
                 self._writer = RunWriter.create(
-                    numbered(self._wanted), header, capacity=self._capacity, budget=self._budget
+                    self._free(), header, capacity=self._capacity, budget=self._budget
                 )
             except RunFileExistsError:
                 continue  # somebody took the name between the look and the making
             except UsageError as error:
                 self._give_up(error)
-        if self._writer is not None and self._writer.path != self._wanted:
-            self._tell(f"{self._wanted} exists: recording into {self._writer.path}")
+        if self._writer is not None and self._writer.path.name != self._wanted.name:
+            self._tell(f"{self._wanted} exists: recording into {self.path}")
         for kind, step, fields in self._early:
             self.event(kind, step, **fields)
         self._early = []
@@ -142,4 +148,5 @@ class Sink:
         self._tell(f"{error}. Training goes on, nothing is recorded.")
 
     def _tell(self, text: str) -> None:
-        warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=2)
+        with suppress(Warning):  # a filter that makes warnings errors must not end the training
+            warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=2)

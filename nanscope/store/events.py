@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from nanscope.values import Epoch
 
 _LARGEST = 1 << 62  # fits in every integer that numpy has
-_CLASSES = 10_000
+_CLASSES = 1000
 
 Event = Mapping[str, Any]
 

@@ -83,6 +83,11 @@ class LiveFile:
         """Whether there is no room for the block that the next row belongs to."""
         return self.rows >= self.layout.rows
 
+    @property
+    def event_room(self) -> int:
+        """Bytes that are left for events."""
+        return EVENT_BYTES - self._event_bytes
+
     # The training's thread
 
     def append(self, step: int, time: float, values: Floats) -> None:
@@ -299,6 +304,8 @@ class LiveFile:
         written, done = self._written, self._done
         if (written, done) != self._synced:
             self._regions.sync()
+            if self._regions.is_removed:
+                self._warn("the file was removed")
             self._durable_blocks, self._synced = done // self.layout.block, (written, done)
         self._put_head()  # before the ring moves on: a reader needs one of both
         self._freed = done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +94,8 @@ def open_parts(path: Path) -> tuple[list[Part], tuple[str, ...]]:
     if parts[0].contents.part > 1:
         lost.append(f"this is part {parts[0].contents.part} of a run, the first part is not here")
     for part in _following(parts[0], lost):
+        if parts[-1].state == "live":  # it went on in this one just now: rows may have come to it meanwhile
+            parts[-1] = _open_part(parts[-1].path)
         parts.append(part)
     if parts[-1].state == "continued":
         lost.append(f"the run goes on in part {_number_after(parts[-1])}, which is not here")
@@ -109,15 +112,21 @@ def _first_part(path: Path, contents: Contents) -> Part | None:
 
 
 def _following(part: Part, lost: list[str]) -> Iterator[Part]:
-    start, found = part.path, part
+    start, found = start_of(part), part
     while (number := _number_after(found)) and (following := _open_next(start, found, number, lost)):
         yield following
         found = following
 
 
-def _open_next(path: Path, before: Part, number: int, lost: list[str]) -> Part | None:
-    for name in part_names(first_name(path), number, before.contents.run_id):
-        if not name.exists():
+def start_of(part: Part) -> Path:
+    """Where the run's first file is, beside which the others lie: not beside a link to it."""
+    path = Path(os.path.realpath(part.path))
+    return path if part.contents.part == 1 else first_name(path)
+
+
+def _open_next(first: Path, before: Part, number: int, lost: list[str]) -> Part | None:
+    for name in part_names(first, number, before.contents.run_id):
+        if not os.path.lexists(name):
             continue
         try:
             part = _open_part(name)

@@ -48,6 +48,11 @@ class Regions:
         """Wait until everything written is on the disk itself."""
         _sync_data(self._descriptor)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._descriptor)

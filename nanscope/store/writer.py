@@ -18,12 +18,12 @@ from nanscope.store.head import HEAD_SLOT, Head, pack_head
 from nanscope.store.image import Identity, build_image
 from nanscope.store.journal import frame
 from nanscope.store.layout import DEFAULT_BUDGET, Layout
-from nanscope.store.live import LiveFile, Mode
+from nanscope.store.live import RETRY_SECONDS, LiveFile, Mode
 from nanscope.store.parts import part_names
 from nanscope.store.process import started
 from nanscope.store.publish import publish
 from nanscope.store.regions import Regions
-from nanscope.store.schema import EVENT_BYTES_RESERVED
+from nanscope.store.schema import EVENT_BYTES, EVENT_BYTES_RESERVED
 from nanscope.store.snapshots.slots import Piece
 from nanscope.store.snapshots.writer import SnapshotRoom, SnapshotWriter
 from nanscope.values import Epoch
@@ -55,7 +55,7 @@ class RunWriter:
         self._budget, self._mode, self._run_id = budget, mode, run_id
         self._pid = os.getpid()
         self._fits = True  # whether rows have the columns of the file that is being written
-        self._stuck = False  # whether another part was wanted and could not be made
+        self._retry_at = 0.0  # when another part is tried again that was wanted and could not be made
         self._name_columns()
         self._live, self._snapshots = self._make(path, layout)
 
@@ -111,8 +111,8 @@ class RunWriter:
         """
         if os.getpid() != self._pid:
             self._leave_parent()
-        if self._live.is_full and not self._stuck:
-            self._go_on(self._live.layout)
+        if (self._live.is_full or not self._fits) and clock.monotonic() >= self._retry_at:
+            self._fits = self._go_on(self._next_layout()) or self._fits
         if self._fits:
             self._live.append(step, time, row)
         else:
@@ -131,10 +131,16 @@ class RunWriter:
             self._leave_parent()
         self._header = header
         self._name_columns()
+        self._fits = self._go_on(self._next_layout())
+
+    def _next_layout(self) -> Layout:
         before = self._live.layout
-        sizes = Layout.for_run(len(header.columns), before.rows, self._budget)
+        columns = len(self._header.columns)
+        if columns == before.columns:
+            return before
+        sizes = Layout.for_run(columns, before.rows, self._budget)
         slots, slot_bytes = before.snapshot_slots, before.snapshot_bytes
-        self._fits = self._go_on(replace(sizes, snapshot_slots=slots, snapshot_bytes=slot_bytes))
+        return replace(sizes, snapshot_slots=slots, snapshot_bytes=slot_bytes)
 
     def keep(self) -> None:
         """The rows around the newest one matter: they stay whole, and the next ones are written at once."""
@@ -153,8 +159,9 @@ class RunWriter:
         self._note(kind, step, fields)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Record an evaluation; without its confusion matrix above 100 classes."""
-        kept = replace(epoch, confusion=()) if len(epoch.confusion) > LARGEST_CONFUSION else epoch
+        """Record an evaluation; without its confusion matrix above 100 classes, or when room gets scarce."""
+        large = len(epoch.confusion) > LARGEST_CONFUSION or self._live.event_room < EVENT_BYTES // 2
+        kept = replace(epoch, confusion=()) if large else epoch
         self._note("epoch", epoch.step, kept.to_dict())
 
     def name_scalar(self, name: str) -> int | None:
@@ -208,14 +215,18 @@ class RunWriter:
             except RunFileExistsError:
                 continue
             except UsageError as error:
-                _tell(f"the run cannot go on in another part: {error}. The last steps of this one are kept.")
+                self._tell_stuck(error)
                 break
             self.part += 1
             self._close_part("continued")
             self._live, self._snapshots = live, snapshots
             return True
-        self._stuck = True
+        self._retry_at = clock.monotonic() + RETRY_SECONDS
         return False
+
+    def _tell_stuck(self, error: UsageError) -> None:
+        if not self._retry_at:
+            _tell(f"the run cannot go on in another part yet: {error}. The last steps of this one are kept.")
 
     def _make(self, path: Path, layout: Layout, part: int = 1) -> tuple[LiveFile, SnapshotWriter | None]:
         image = build_image(self._header, layout, Identity(self._run_id, part))
@@ -243,12 +254,12 @@ class RunWriter:
         location, path = self.location.with_name(name), self.path.with_name(name)
         self._run_id, self.part = uuid.uuid4().hex, 1
         try:
-            self._live, self._snapshots = self._make(location, self._live.layout)
+            self._live, self._snapshots = self._make(location, self._next_layout())
         except UsageError as error:
             _tell(f"nanscope records nothing in this forked process: {error}")
         else:
             _tell(f"{self.path} is recorded by the parent process; this forked process records {path}")
-            self.path, self.location = path, location
+            self.path, self.location, self._fits = path, location, True
 
 
 def _tell(message: str) -> None:

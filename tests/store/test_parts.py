@@ -9,6 +9,7 @@ import pytest
 from nanscope.errors import UsageError
 from nanscope.run import Column, Header, is_missing
 from nanscope.store import writer as writer_module
+from nanscope.store.compaction.compact import compact
 from nanscope.store.reader import open_run
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch, Kind, Site
@@ -166,12 +167,39 @@ def test_no_room_for_another_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             raise UsageError("no space", "free some")
 
         monkeypatch.setattr(writer_module, "publish", refuse)
-        with pytest.warns(RuntimeWarning, match="cannot go on in another part: no space: free some"):
+        with pytest.warns(RuntimeWarning, match="cannot go on in another part yet: no space: free some"):
             append_pattern(writer, 10, 1000, 2)
         writer.close()
     run = open_run(tmp_path / "run.h5")
     assert_pattern(run, np.concatenate([np.arange(2 * BLOCK), np.arange(1000 - RING, 1000)]))
     assert run.lost == (f"{1000 - RING - 2 * BLOCK:,} steps could not be written and are missing",)
+
+
+def test_another_part_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that had no room for a moment: the run goes on in the next part as soon as there is some."""
+    with writing(tmp_path / "run.h5", 2, blocks=2) as writer:
+        append_pattern(writer, 0, 2 * BLOCK, 2)
+        with monkeypatch.context() as full:
+            full.setattr(writer_module, "part_names", lambda *_: ())
+            append_pattern(writer, 2 * BLOCK, 2 * BLOCK + 10, 2)
+        writer._retry_at = 0.0  # it tries again after a second; this test does not wait for it
+        append_pattern(writer, 2 * BLOCK + 10, 2 * BLOCK + 50, 2)
+        assert writer.part == 2
+    assert_pattern(open_run(tmp_path / "run.h5"), np.arange(2 * BLOCK + 50))
+
+
+def test_a_run_that_is_named_like_a_part(tmp_path: Path) -> None:
+    """`exp.part2.h5` as the name of a whole run; and a run opened through a link from elsewhere."""
+    with writing(tmp_path / "exp.part2.h5", 2, blocks=2) as writer:
+        append_pattern(writer, 0, 300, 2)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "latest.h5"
+    link.symlink_to(tmp_path / "exp.part2.h5")
+    for path in (tmp_path / "exp.part2.h5", link):
+        assert_pattern(open_run(path), np.arange(300))
+    compact(link)
+    assert_pattern(open_run(tmp_path / "exp.part2.h5"), np.arange(300))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["exp.part2.h5", "links"]
 
 
 def test_changed_sites_without_room_lose_rows_and_say_so(

@@ -28,7 +28,7 @@ from nanscope.store.compaction.fill import Progress, fill
 from nanscope.store.compaction.temporary import Temporary, remove_stale, sync_folder, temporary_for
 from nanscope.store.contents import open_contents
 from nanscope.store.parts import first_name
-from nanscope.store.reader import Part, open_parts
+from nanscope.store.reader import Part, open_parts, start_of
 from nanscope.store.sizes import ROWS
 
 Precision = Literal["12bit"]
@@ -92,6 +92,10 @@ def compact(
     parts, _ = open_parts(Path(path))
     compacted = parts[0].contents.layout is None
     before = sum(_allocated(part.path) for part in parts)
+    if compacted and precision is not None:
+        raise UsageError(
+            f"{parts[0].path} is compacted already, with every bit", "record it anew to round it"
+        )
     draft = None if compacted else _draft(parts, precision)
     if draft is not None:
         _replace(parts, draft, _Counter(progress, 2 * draft.source.rows))
@@ -212,9 +216,9 @@ def _marks(parts: Sequence[Part]) -> list[tuple[int, int, int]]:
 
 def _absorbed(first: Part, count: int) -> Iterator[Path]:
     """Parts that a compacted file holds and that are still there, perhaps since a crash at this point."""
-    contents, start = first.contents, first_name(first.path)
-    for path in sorted(first.path.parent.iterdir()):
-        if path == first.path or first_name(path) != start:
+    contents, start = first.contents, start_of(first)
+    for path in sorted(start.parent.iterdir()):
+        if path == start or first_name(path) != start:
             continue
         with suppress(RunFileError):
             found, descriptor = open_contents(path, str(path))
@@ -225,7 +229,10 @@ def _absorbed(first: Part, count: int) -> Iterator[Path]:
 
 
 def _allocated(path: Path) -> int:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # another compaction was quicker
+        return 0
     return 512 * status.st_blocks if hasattr(status, "st_blocks") else status.st_size
 
 

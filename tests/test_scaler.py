@@ -59,12 +59,12 @@ class Listener:
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind() -> Iterator[None]:
     """Every method of every scaler class is torch's own after the test."""
-    before = {name: vars(GradScaler)[name] for name in calls.METHODS}
+    before = {name: vars(GradScaler)[name] for name in calls._TELLERS}
     yield
-    assert {name: vars(GradScaler)[name] for name in calls.METHODS} == before
+    assert {name: vars(GradScaler)[name] for name in calls._TELLERS} == before
     assert not calls._watchers
     assert not calls._patches
-    assert not calls._under_way
+    assert not calls._is_under_way
 
 
 def layer(gradient: float = 1.0) -> nn.Linear:

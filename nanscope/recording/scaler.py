@@ -8,14 +8,14 @@ put back with the last. A subclass that is made meanwhile is seen as far as it c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-METHODS = ("scale", "unscale_", "step", "update")
+Method = Callable[..., Any]
 
 
 class Watcher(Protocol):
@@ -27,7 +27,7 @@ class Watcher(Protocol):
     def unscaled(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """The gradients of an optimizer were divided by the scale and looked at."""
 
-    def stepping(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+    def stepping(self) -> None:
         """`scaler.step` begins."""
 
     def stepped(self, scaler: GradScaler, optimizer: Optimizer) -> None:
@@ -41,15 +41,15 @@ class Watcher(Protocol):
 
 
 _watchers: list[Watcher] = []
-_patches: list[tuple[type[GradScaler], str, Callable[..., Any]]] = []
-_under_way: set[tuple[int, str]] = set()
+_patches: list[tuple[type[GradScaler], str, Method]] = []
+_is_under_way = False
 
 
 def watch(watcher: Watcher) -> None:
     """Begin to tell `watcher`."""
     if not _watchers:
         for owner in dict.fromkeys(_family(GradScaler)):
-            for name in METHODS:
+            for name in _TELLERS:
                 if name in vars(owner):
                     _install(owner, name)
     _watchers.append(watcher)
@@ -74,56 +74,60 @@ def _family(owner: type[GradScaler]) -> Iterator[type[GradScaler]]:
 
 
 def _install(owner: type[GradScaler], name: str) -> None:
-    original = vars(owner)[name]
+    original, tell = vars(owner)[name], _TELLERS[name]
 
     @functools.wraps(original)
     def method(scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
-        key = id(scaler), name
-        # a subclass that calls the method of its parent is one call
-        if not _watchers or key in _under_way or torch.compiler.is_compiling() or not scaler.is_enabled():
+        # what a method calls in turn (its parent's, `unscale_` within `step`) is a part of it
+        if _is_under_way or not _watchers or not scaler.is_enabled() or torch.compiler.is_compiling():
             return original(scaler, *args, **kwargs)
-        _under_way.add(key)
-        try:
-            return _told(name, functools.partial(original, scaler), scaler, args, kwargs)
-        finally:
-            _under_way.discard(key)
+        return tell(original, scaler, *args, **kwargs)
 
     _patches.append((owner, name, method))
     setattr(owner, name, method)
 
 
-def _told(
-    name: str,
-    original: Callable[..., Any],
-    scaler: GradScaler,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Call the original method, with a word to the watchers about it."""
+def _scale(original: Method, scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
+    outputs = _run(original, scaler, *args, **kwargs)
+    for watcher in tuple(_watchers):
+        watcher.scaled(scaler, outputs)
+    return outputs
+
+
+def _unscale(original: Method, scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+    _run(original, scaler, optimizer, *args, **kwargs)
+    for watcher in tuple(_watchers):
+        watcher.unscaled(scaler, optimizer)
+
+
+def _step(original: Method, scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
     told = tuple(_watchers)
-    optimizer: Any = args[0] if args else kwargs.get("optimizer")
-    if name == "step":
-        for watcher in told:
-            watcher.stepping(scaler, optimizer)
+    for watcher in told:
+        watcher.stepping()
     try:
-        result = original(*args, **kwargs)
+        result = _run(original, scaler, optimizer, *args, **kwargs)
     except BaseException:
-        if name == "step":
-            for watcher in told:
-                watcher.step_failed()
+        for watcher in told:
+            watcher.step_failed()
         raise
     for watcher in told:
-        _tell(watcher, name, scaler, result if name == "scale" else optimizer)
+        watcher.stepped(scaler, optimizer)
     return result
 
 
-def _tell(watcher: Watcher, name: str, scaler: GradScaler, what: Any) -> None:
-    match name:
-        case "scale":
-            watcher.scaled(scaler, what)
-        case "unscale_":
-            watcher.unscaled(scaler, what)
-        case "step":
-            watcher.stepped(scaler, what)
-        case _:
-            watcher.updated(scaler)
+def _update(original: Method, scaler: GradScaler, *args: Any, **kwargs: Any) -> None:
+    _run(original, scaler, *args, **kwargs)
+    for watcher in tuple(_watchers):
+        watcher.updated(scaler)
+
+
+def _run(original: Method, *args: Any, **kwargs: Any) -> Any:
+    global _is_under_way  # noqa: PLW0603 - it belongs to the process, as the patched methods do
+    _is_under_way = True
+    try:
+        return original(*args, **kwargs)
+    finally:
+        _is_under_way = False
+
+
+_TELLERS: Mapping[str, Method] = {"scale": _scale, "unscale_": _unscale, "step": _step, "update": _update}

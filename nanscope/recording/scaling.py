@@ -68,8 +68,11 @@ class Scalers:
         self._scales: dict[int, tuple[Tensor, int, Number]] = {}
         self._outcomes: list[Number] = []
         self._scale: Number | None = None
-        self.scaled, self.unscaled, self.stepping = map(guard, (self._mark, self._leave, self._begin))
-        self._settle, self._give_up = guard(self._judge), guard(self._count_left)
+        self.scaled, self._settle, self._give_up = (
+            guard(self._mark),
+            guard(self._judge),
+            guard(self._count_left),
+        )
 
     def attach(self) -> None:
         """Begin to watch."""
@@ -130,6 +133,10 @@ class Scalers:
         for each in concerned:
             self._ended(each)
 
+    def stepping(self) -> None:
+        """See `nanscope.recording.scaler.Watcher`."""
+        self.seen = self._is_stepping = True
+
     def step_failed(self) -> None:
         """See `nanscope.recording.scaler.Watcher`."""
         self._is_stepping, self._ran = False, []
@@ -152,12 +159,9 @@ class Scalers:
         if scale is not None:
             self._outputs += [_Scaled(scaler, output, scale) for output in _references(outputs)]
 
-    def _leave(self, scaler: GradScaler, optimizer: Optimizer) -> None:
-        if not self._is_stepping:
-            self._left.append((scaler, optimizer))
-
-    def _begin(self, _scaler: GradScaler, _optimizer: Optimizer) -> None:
-        self.seen = self._is_stepping = True
+    def unscaled(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        """See `nanscope.recording.scaler.Watcher`."""
+        self._left.append((scaler, optimizer))
 
     def _judge(self, scaler: GradScaler, optimizer: Optimizer, ran: Sequence[Optimizer]) -> None:
         self._left = [pair for pair in self._left if pair[1] is not optimizer]

@@ -106,7 +106,10 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
 def _suspicious(run: Run, worst: list[Finding]) -> str:
     if worst:
         more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
-        return f"nothing broke for good, but look at this: {worst[0].message}{more}"
+        first = max(worst, key=lambda finding: finding.severity)
+        if first.severity is Severity.ERROR:
+            return f"nothing diverged, but {first.message}{more}"
+        return f"nothing broke for good, but look at this: {first.message}{more}"
     if run.events_of("error"):
         return f"nothing was found in {len(run)} steps, but the training raised {_raised(run)}"
     return f"nothing was found in {len(run)} steps, but norms were non-finite in steps between them"

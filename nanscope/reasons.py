@@ -30,12 +30,15 @@ def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
 
 
 def _benign(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
-    healed = by_rule.get("NS103")
-    if healed and healed.evidence.get("skipped_update"):
+    healed, skips = by_rule.get("NS103"), by_rule.get("NS104")
+    told = healed if healed and healed.evidence.get("skipped_update") else None
+    if skips and skips.evidence["nonfinite_gradients"] and not by_rule.keys() & {"NS307", "NS402"}:
+        told = skips
+    if told:
         yield (
             "loss-scale-overflow",
             "gradients overflowed in single steps and the updates were skipped",
-            (healed.message,),
+            (told.message,),
         )
 
 

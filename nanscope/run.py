@@ -39,6 +39,8 @@ STATS: Mapping[str, str] = {
 SCALARS: Mapping[str, str] = {
     "loss": "sum over the tensors given to backward() in the step",
     "lr": "learning rate of the first parameter group",
+    "loss_scale": "scale of the gradient scaler in the step; loss and gradients are recorded divided by it",
+    "skipped": "share of the step's optimizer updates that the gradient scaler skipped",
     "samples": "rows of the batches in the step",
     "logits_abs_max": "largest absolute logit",
     "logits_margin": "mean over the batch of the best logit minus the second best",

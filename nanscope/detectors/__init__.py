@@ -15,6 +15,9 @@ from nanscope.detectors.healed import healed
 from nanscope.detectors.label_imbalance import label_imbalance
 from nanscope.detectors.loss_spike import loss_spike
 from nanscope.detectors.nan_predictions import nan_predictions
+from nanscope.detectors.scaler_skip import scaler_skip
+from nanscope.detectors.sinking_scale import sinking_scale
+from nanscope.detectors.skipped_steps import skipped_steps
 from nanscope.detectors.vanishing_gradient import vanishing_gradient
 from nanscope.run import Run
 from nanscope.values import Finding
@@ -30,6 +33,7 @@ DETECTORS: tuple[Detector, ...] = (
     first_nonfinite,
     echo,
     healed,
+    scaler_skip,
     nan_predictions,
     class_collapse,
     label_imbalance,
@@ -39,6 +43,8 @@ DETECTORS: tuple[Detector, ...] = (
     vanishing_gradient,
     frozen_weights,
     headroom,
+    sinking_scale,
+    skipped_steps,
 )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nanscope.detectors._rows import bad_mask, carry_mask, sites_of, step_of, value_at
-from nanscope.run import Run
+from nanscope.detectors._skips import LONG, WHOLE, skip_mask
+from nanscope.run import Bools, Run
 from nanscope.values import Kind, Phase, Site
 
 SEEN = (Kind.INPUT, Kind.OUTPUT)
@@ -26,12 +27,15 @@ class Episode:
         stop: first row after it where everything measured was finite; `len(run)` when there is none.
         harmful: a loss, a gradient or a weight was non-finite too, not only inputs or outputs.
         stayed: harmful and not over at the end of the run.
+        protected: a gradient scaler skipped all of its updates, and it is too short for a training that
+            stands still: the weights after it are those from before it.
     """
 
     start: int
     stop: int
     harmful: bool
     stayed: bool
+    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,19 @@ class Birth:
 
 
 def episodes(run: Run) -> tuple[Episode, ...]:
-    """Every stretch of non-finite rows, oldest first."""
-    seen, rest, weights = _columns(run)
-    harm = bad_mask(run, rest)
+    """Every stretch of non-finite rows, oldest first.
+
+    Gradients alone that overflowed where a scaler skipped the update for it are none: they went nowhere.
+    """
+    seen, loss, backward, weights = _columns(run)
+    skipped = skip_mask(run)
+    harm = bad_mask(run, loss) | (bad_mask(run, backward) & ~skipped)
     harm |= carry_mask(run, weights, harm)
     bad = harm | bad_mask(run, seen)
     # An unwatched backward (inference, a frozen model) leaves nothing but the outputs to judge by.
-    harm = harm if rest else bad
+    harm = harm if loss or backward else bad
     edges = np.flatnonzero(np.diff(np.concatenate(([False], bad, [False])).astype(np.int8)))
-    return tuple(_episode(int(a), int(b), bool(harm[a:b].any()), len(run)) for a, b in edges.reshape(-1, 2))
+    return tuple(_episode(run, int(a), int(b), harm, skipped) for a, b in edges.reshape(-1, 2))
 
 
 def lasting(run: Run) -> Episode | None:
@@ -78,18 +86,24 @@ def finite_rows(run: Run) -> int:
     return episode.start if episode else len(run)
 
 
-def _episode(start: int, stop: int, harmful: bool, rows: int) -> Episode:
-    return Episode(start, stop, harmful, harmful and stop == rows)
+def _episode(run: Run, start: int, stop: int, harm: Bools, skipped: Bools) -> Episode:
+    harmful = bool(harm[start:stop].any())
+    protected = (
+        stop - start < LONG
+        and bool(skipped[start:stop].all())
+        and not any(_bad(run, site, stop - 1) for site in sites_of(run, *LEARNT))
+    )
+    return Episode(start, stop, harmful, harmful and stop == len(run) and not protected, protected)
 
 
-def _columns(run: Run) -> tuple[_Columns, _Columns, _Columns]:
-    """Columns of inputs and outputs, of loss and gradients, of weights."""
+def _columns(run: Run) -> tuple[_Columns, _Columns, _Columns, _Columns]:
+    """Columns of inputs and outputs, of the loss, of gradients, of weights."""
     # A NaN that joins meant infinities still shows in the loss and the gradients.
     meant = meant_infinities(run)
     seen: _Columns = [(s, "l2") for s in sites_of(run, *SEEN) if s not in meant]
-    rest: _Columns = [(None, "loss")] if run.has(None, "loss") else []
-    rest += [(s, "l2") for s in sites_of(run, *BACKWARD)]
-    return seen, rest, [(s, "l2") for s in sites_of(run, *LEARNT)]
+    loss: _Columns = [(None, "loss")] if run.has(None, "loss") else []
+    backward: _Columns = [(s, "l2") for s in sites_of(run, *BACKWARD)]
+    return seen, loss, backward, [(s, "l2") for s in sites_of(run, *LEARNT)]
 
 
 def meant_infinities(run: Run) -> frozenset[Site]:
@@ -106,9 +120,11 @@ def meant_infinities(run: Run) -> frozenset[Site]:
 
 def _harm_at(run: Run, row: int) -> bool:
     loss = value_at(run, None, "loss", row)
-    return (loss is not None and not np.isfinite(loss)) or any(
-        _bad(run, s, row) for s in sites_of(run, *BACKWARD)
-    )
+    if loss is not None and not np.isfinite(loss):
+        return True
+    skipped = value_at(run, None, "skipped", row)
+    is_skipped = skipped is not None and skipped >= WHOLE
+    return not is_skipped and any(_bad(run, s, row) for s in sites_of(run, *BACKWARD))
 
 
 def birth_of(run: Run, episode: Episode) -> Birth:

@@ -40,6 +40,8 @@ def healed(run: Run) -> Iterable[Finding]:
 
 
 def _ending(run: Run, episode: Episode, birth: Birth) -> str:
+    if episode.protected:
+        return "the gradient scaler skipped the update, and the weights stayed finite"
     if _skipped(run, episode, birth):
         return "the weights stayed finite, as when a gradient scaler skips the update"
     if not episode.harmful:
@@ -48,8 +50,11 @@ def _ending(run: Run, episode: Episode, birth: Birth) -> str:
 
 
 def _skipped(run: Run, episode: Episode, birth: Birth) -> bool:
-    """Half-precision gradients that overflowed: what a loss scale does on purpose while it adapts."""
-    half = any(site.dtype == "float16" for site in run.sites) or run.has(None, "loss_scale")
+    """Half-precision gradients that overflowed: what a loss scale does on purpose while it adapts.
+
+    A guess, for runs that do not tell which updates were skipped; where they do it is no episode at all.
+    """
+    half = any(site.dtype == "float16" for site in run.sites) and not run.has(None, "skipped")
     return half and birth.phase is Phase.BACKWARD and episode.harmful
 
 

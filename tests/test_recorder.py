@@ -63,18 +63,20 @@ def outputs(run: Run) -> dict[str, Any]:
 
 def test_everything_is_put_back(model: nn.Module, path: Path) -> None:
     """No hook, no patched function, no reference to a tensor survives the block."""
-    original = torch.autograd.backward
+    original, call = torch.autograd.backward, nn.Module.__call__
     optimizer = sgd(model)
     with nanscope.record(model, optimizer, path):
         step(model, optimizer)
         assert torch.autograd.backward is not original
+        assert nn.Module.__call__ is not call
+        assert not hooks(model)
         x = X.clone()
         gone = weakref.ref(x)
         F.cross_entropy(model(x), Y).backward()
         del x
     gc.collect()
     assert torch.autograd.backward is original
-    assert not hooks(model)
+    assert nn.Module.__call__ is call
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
     assert gone() is None
@@ -271,7 +273,8 @@ def test_the_same_model_twice_is_refused(model: nn.Module, path: Path) -> None:
     with nanscope.record(model, None, path):
         with pytest.raises(UsageError, match="already being recorded"), nanscope.record(model, None, path):
             pass
-        assert hooks(model)
+        step(model, sgd(model))
+    assert len(nanscope.open_run(path)) == 1
     with nanscope.record(model, None, path.with_stem("again")):
         pass
 

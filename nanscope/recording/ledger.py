@@ -97,7 +97,7 @@ class Ledger:
     def _urgent(self, step: Step) -> bool:
         losses = [reading.loss for reading in step.readings if reading.loss is not None]
         alarm = bool(losses) and self.alert.notice_loss(step.number, sum(losses))
-        return alarm or step.weights is not None or any(reading.broken for reading in step.readings)
+        return alarm or step.weights is not None or step.broken
 
     def write(self, *, wait: bool = False) -> None:
         """Write every step whose numbers have come; with `wait`, all steps."""
@@ -114,15 +114,15 @@ class Ledger:
         for step, row, total in zip(steps, rows, totals, strict=True):
             self._waiting.pop(0)  # not before: an interrupt while they were measured must not lose them
             self.alert.notice_norms(step.number, float(total))
-            self._write(step, row)
+            self._write(step, row, more=step is not steps[-1])
         self._last = steps[-1].number, rows[-1].copy()
 
-    def _write(self, step: Step, row: Floats) -> None:
+    def _write(self, step: Step, row: Floats, *, more: bool) -> None:
         self._own_scalars(row, step.scalars)
-        self._sink.append(step.number, step.time, row)
+        self._sink.append(step.number, step.time, row, more=more)
         if self.alert.raised_at == step.number:
             self._sink.keep()
-        if any(reading.broken for reading in (*step.readings, *([step.weights] if step.weights else []))):
+        if step.broken:
             if not self.broken:
                 self._sink.keep()
             self.broken = True
@@ -155,11 +155,10 @@ class Ledger:
         return Latest(number, loss, self._sites[worst], float(l2[worst]))
 
     def _own_scalars(self, row: Floats, scalars: Mapping[str, float]) -> None:
-        for name in scalars.keys() - self._layout.scalars.keys():
-            column = self._sink.column(name)
-            if column is not None:
+        for name, value in scalars.items():
+            if name not in self._layout.scalars and (column := self._sink.column(name)) is not None:
                 with np.errstate(over="ignore"):  # a value beyond float32 becomes inf
-                    row[column] = scalars[name]
+                    row[column] = value
 
     def _trouble(self, number: int, row: Floats) -> Trouble | None:
         bad = is_nonfinite(row[: len(self._sites)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -22,12 +21,14 @@ from torch import Tensor
 
 from nanscope.recording import stats
 from nanscope.recording.arena import Arena, Shapes, Slot
+from nanscope.recording.factors import Factored, Factors
+from nanscope.recording.passes import NOTHING, Measured, Pass
 from nanscope.recording.places import Places
-from nanscope.recording.plan import Course, Plan, planned
-from nanscope.recording.probes import Measured, Probes
+from nanscope.recording.plan import Plan, planned
+from nanscope.recording.probes import Probes
+from nanscope.recording.routine import Routine
 from nanscope.recording.units import Units
 
-NOTHING = torch.empty(0)
 WAITING_ELEMENTS = 16_384  # of a pass; with more of them a copy costs as much as a look
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
@@ -44,6 +45,8 @@ class Reading:
         losses: the tensors given to backward(), each a single number.
         logits: per pass the logits with the count of writes into them, or their `stats.logit_stats`.
         samples: rows of all passes.
+        logits_at: which of the copied tensors is the logits, if one is; then `predicted` is to be their
+            `stats.logit_stats`.
         numbers: see `Plan`; None until measured. `loss` is the sum of the losses, None without any.
         exact: what was examined because its norm was not finite, by its index in the plan's `order`.
         dead: dead fraction by place, if a window was completed with this reading.
@@ -60,6 +63,8 @@ class Reading:
     samples: int
     numbers: Doubles | None = None
     loss: float | None = None
+    logits_at: int | None = None
+    predicted: Doubles | None = None
     exact: dict[int, stats.Exact] = field(default_factory=dict)
     dead: Mapping[int, float] = field(default_factory=dict)
     broken: bool = False
@@ -76,10 +81,16 @@ class Gauge:
 
     def __init__(self, places: Places) -> None:
         self._places = places
+        self._factors = Factors()
         self._units = Units()
         self._plans: dict[object, Plan] = {}
         self._arenas: dict[tuple[Shapes, bool], Arena] = {}
         self._pending: list[Reading] = []
+        self._count = False
+
+    def begin(self, roots: tuple[Tensor, ...], passes: Sequence[Pass]) -> None:
+        """A backward pass is about to start from `roots`; need not be called if the pass is a usual one."""
+        self._factors.begin(roots, passes)
 
     @torch.no_grad()
     def weights(self) -> Reading:
@@ -94,46 +105,86 @@ class Gauge:
         self._pending.append(reading)
         return _sent(reading, []) if known.is_cuda else _sealed(reading, tensors)
 
+    def follow(self, probes: Probes, roots: Sequence[Tensor]) -> Reading | None:
+        """Everything that the last backward pass reached, if it went as the one before; else None."""
+        routine, usual = probes.routine, probes.usual
+        if routine is None or probes.odd:
+            return None
+        tensors = routine.follow(usual, roots)
+        if tensors is None:
+            return None
+        direct, waiting = tensors
+        reading = Reading(routine.plan, NOTHING, None, [], _losses(roots), [], usual.rows)
+        self._units.count(usual.rows)
+        torch._C._set_grad_enabled(False)  # `torch.no_grad` takes six times as long with cold caches
+        try:
+            if direct or routine.arena is None:
+                self._taken(reading, [], direct, waiting)
+                routine.arena = None if reading.slot is None else reading.slot.arena
+            else:
+                self._put_aside(reading, routine.arena, waiting)
+            if reading.slot is not None and routine.logits is not None:
+                reading.logits_at = len(usual.entering) + routine.logits
+            elif routine.has_logits:
+                reading.logits = _logits([usual.returned], count=self._count)
+        finally:
+            torch._C._set_grad_enabled(True)
+        return reading
+
+    def _put_aside(self, reading: Reading, arena: Arena, waiting: list[Tensor]) -> None:
+        if arena.full:
+            self.measure()
+        reading.slot = arena.put(waiting)
+        self._pending.append(reading)
+        _weigh(reading)
+
     @torch.no_grad()
-    def collect(
-        self, probes: Probes, roots: Iterable[Tensor], outer: AbstractSet[int], *, count: bool
-    ) -> Reading:
-        """Everything that the last backward pass reached.
+    def collect(self, probes: Probes, roots: Sequence[Tensor], *, count: bool) -> Reading:
+        """The same for a pass of any kind.
 
         Args:
             roots: the tensors given to backward().
-            outer: ids of the parameters whose gradient follows from the factors of one call, see `factors`.
             count: whether to count predicted classes.
         """
-        early = [m for m in probes.measured if m.of.reached]
-        numbers, tensors = _still_there(probes)
-        calls = [c for c in probes.linears if c.entering._version == c.version] if outer else []
+        self._count = count
         gradients = [parameter.grad for parameter in self._places.parameters]
+        passes = [one for one in probes.passes if one.reached]
+        early = [m for one in passes for m in one.measured]
+        numbers, tensors = _still_there(passes, self._places.entry)
         peaked, peaks = self._peaks(early, numbers, tensors) if probes.closely else ((), [])
-        where = {id(tensor): i for i, tensor in enumerate(tensors)}
-        course = (
-            tuple([m.place for m in early]),
-            tuple(numbers),
-            tuple([(c.place, id(c.weight), id(c.bias), where.get(id(c.entering))) for c in calls]),
-            frozenset(outer),
-            tuple([gradient is not None and bool(gradient.numel()) for gradient in gradients]),
-            peaked,
-        )
-        plan = self._plan(course)
+        layouts = tuple([None if g is None or not g.numel() else g.layout for g in gradients])
+        factored = tuple(self._factors.calls(passes, {id(tensor): i for i, tensor in enumerate(tensors)}))
+        course = (tuple([m.place for m in early]), tuple(numbers), factored, layouts, peaked)
+        plan = self._plans.get(course)
+        if plan is None:
+            plan = self._plans[course] = planned(self._places, course)
+        alone = len(probes.passes) == 1 and not (early or peaked or probes.overwritten)
+        probes.routine = self._routine(passes[0], factored, roots) if alone else None
+        probes.learn()
         reading = Reading(
             plan=plan,
             known=NOTHING,
             slot=None,
             peaks=peaks,
-            losses=[root for root in roots if root.numel() == 1],
-            logits=_logits(probes, count=count),
-            samples=sum([p.rows for p in probes.passes if p.reached]),
+            losses=_losses(roots),
+            logits=_logits([one.logits for one in passes if one.has_logits], count=count),
+            samples=sum([one.rows for one in passes]),
         )
         self._units.count(reading.samples)
         self._see_early(reading, early)
-        measured = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
-        waiting = tensors + [calls[i].entering for i in plan.entering]
-        return self._taken(reading, [m.norm for m in early], measured, waiting)
+        linears = [call for one in passes for call in one.linears]
+        now = [g for g in map(gradients.__getitem__, plan.direct) if g is not None]
+        waiting = tensors + [g for g in map(gradients.__getitem__, plan.small) if g is not None]
+        waiting += [linears[i][2] for i in plan.entering]
+        return self._taken(reading, [m.norm for m in early], now, waiting)
+
+    def _routine(self, one: Pass, factored: Sequence[Factored], roots: Sequence[Tensor]) -> Routine | None:
+        """What to expect of the next pass; None if this one cannot be told in brief."""
+        calls = one.calls
+        once = len({call[0] for call in calls}) == len(calls)
+        if not (once and calls) or one.spent or calls[0][1].is_cuda:
+            return None
+        return Routine(one, self._places, self._factors, factored, roots)
 
     def _taken(
         self, reading: Reading, early: list[Tensor], measured: list[Tensor], waiting: list[Tensor]
@@ -179,23 +230,18 @@ class Gauge:
             if m.maxima is not None:
                 self._units.see(m.place, m.maxima)
 
-    def _plan(self, course: Course) -> Plan:
-        """The plan of a pass; passes of the same course have the same one."""
-        plan = self._plans.get(course)
-        if plan is None:
-            plan = self._plans[course] = planned(self._places, course)
-        return plan
-
     @torch.no_grad()
     def measure(self, *, wait: bool = False) -> None:
         """Take the norms that collected readings still wait for; with `wait`, also those still on a GPU."""
         pending = [reading for reading in self._pending if wait or reading.ready]
         taken = set(map(id, pending))  # asked once: a copy may arrive between two questions
         begun = [reading for reading in pending if reading.numbers is None]  # an interrupt may have left some
-        for _, alike in groupby(begun, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena))):
+        for _, alike in groupby(begun, key=lambda r: (id(r.plan), r.slot and id(r.slot.arena), r.logits_at)):
             group = list(alike)
-            for reading, norms in zip(group, self._norms(group), strict=True):
-                _finish(reading, norms)
+            norms = self._norms(group)
+            finite = bool(np.isfinite(norms).all())
+            for reading, row in zip(group, norms, strict=True):
+                _finish(reading, row, finite=finite)
         if pending:
             pending[-1].dead = self._units.harvest()
         self._pending = [reading for reading in self._pending if id(reading) not in taken]
@@ -215,7 +261,14 @@ class Gauge:
             norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
             if i < len(places) and places[i] in self._places.rectified:
                 self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
+            if i == readings[0].logits_at:
+                self._predict(readings, part.view(len(readings), -1, shape[-1]))
         return norms
+
+    def _predict(self, readings: Sequence[Reading], logits: Tensor) -> None:
+        predicted = stats.logit_stats(logits, count=self._count).double().numpy()
+        for reading, row in zip(readings, predicted, strict=True):
+            reading.predicted = row
 
     def _put(self, tensors: list[Tensor]) -> Slot:
         shapes = tuple([tensor.shape for tensor in tensors])
@@ -238,12 +291,19 @@ class Gauge:
         return (*(m.place for m in known), *(numbers[i] for i in late)), peaks
 
 
-def _still_there(probes: Probes) -> tuple[list[int], list[Tensor]]:
+def _still_there(passes: Sequence[Pass], entry: int) -> tuple[list[int], list[Tensor]]:
     """Places and tensors that the pass reached and nobody has written into since."""
-    if probes.hasty is None:
-        return [], []  # in the first step everything was measured in its hook
-    kept = [k for k in probes.kept if k[3].reached and k[1]._version == k[2]]
-    return [k[0] for k in kept], [k[1] for k in kept]
+    fresh = [one for one in passes if not one.spent]
+    kept = [
+        (entry, tensor) for one in fresh for tensor, version in one.entering if tensor._version == version
+    ]
+    kept += [(out, t) for one in fresh for out, t, version, _, _ in one.calls if t._version == version]
+    kept += [(back, gradient) for one in passes for *_, back, arrived in one.calls for gradient in arrived]
+    return [place for place, _ in kept], [tensor for _, tensor in kept]
+
+
+def _losses(roots: Iterable[Tensor]) -> list[Tensor]:
+    return [root for root in roots if root.numel() == 1]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -251,15 +311,23 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat([part if part.device == home else part.to(home, non_blocking=True) for part in parts])
 
 
-def _logits(probes: Probes, *, count: bool) -> list[tuple[Tensor, int]]:
-    found = [p for p in probes.passes if p.reached and p.logits is not None and p.has_logits]
+def _logits(found: Iterable[Tensor | None], *, count: bool) -> list[tuple[Tensor, int]]:
+    given = [logits.detach() for logits in found if logits is not None and logits.numel()]
+    flat = [logits if logits.dim() == 2 else logits.flatten(0, -2) for logits in given]
     return [
-        (p.logits, p.version)
-        if p.logits.numel() <= SMALL_LOGITS and not p.logits.is_cuda
-        else (stats.logit_stats(p.logits[None], count=count)[0], 0)
-        for p in found
-        if p.logits is not None and p.logits.numel()
+        (logits, logits._version)
+        if logits.numel() <= SMALL_LOGITS and not logits.is_cuda
+        else (stats.logit_stats(logits[None], count=count)[0], 0)
+        for logits in flat
     ]
+
+
+def _weigh(reading: Reading) -> None:
+    """Read the losses, and let go of them: each holds what is left of its graph."""
+    if reading.losses:
+        reading.loss = sum([loss.item() for loss in reading.losses])
+        reading.broken = not math.isfinite(reading.loss)
+        reading.losses = []
 
 
 def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
@@ -269,9 +337,7 @@ def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
         tensors: what each norm of the plan's `order` is of, as far as they are known; None where that was
             already examined.
     """
-    if reading.losses:
-        reading.loss = sum(loss.item() for loss in reading.losses)
-        reading.broken = not math.isfinite(reading.loss)
+    _weigh(reading)
     if len(reading.known) and not math.isfinite(reading.known.sum().item()):
         norms = reading.known.tolist()
         taken = norms[: len(reading.plan.places)]
@@ -296,7 +362,7 @@ def _sent(reading: Reading, waiting: Sequence[Tensor]) -> Reading:
     return reading
 
 
-def _finish(reading: Reading, norms: Doubles) -> None:
+def _finish(reading: Reading, norms: Doubles, *, finite: bool) -> None:
     """Put the numbers together, and examine what is not finite."""
     if reading.arrived is not None:
         reading.arrived.synchronize()
@@ -304,12 +370,13 @@ def _finish(reading: Reading, norms: Doubles) -> None:
         reading.numbers, losses = np.split(reading.known.double().numpy(), [length])
         reading.loss = float(losses.sum()) if losses.size else None
         reading.broken = not np.isfinite(reading.known.numpy()).all()
+    elif reading.known is NOTHING and not reading.peaks:
+        reading.numbers = norms
     else:
-        known = [reading.known.numpy()] if len(reading.known) else []
         peaks = [peak.numpy() for peak in reading.peaks]
-        reading.numbers = np.concatenate((*known, norms, *peaks), dtype=np.float64)
-        if reading.slot is not None and not np.isfinite(norms).all():
-            _look_again(reading)
+        reading.numbers = np.concatenate((reading.known.numpy(), norms, *peaks), dtype=np.float64)
+    if reading.slot is not None and not finite:
+        _look_again(reading)
     reading.slot, reading.peaks, reading.losses = None, [], []
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from nanscope.recording.factors import SMALL_ELEMENTS, Factored
 from nanscope.recording.places import Places
 
 Derived = tuple[int, int, int | None]
 Numbers = tuple[int, ...]
-Call = tuple[int, int, int, int | None]
-"""A linear call: place of the arriving gradient, ids of weight and bias, which kept tensor went in if one."""
-
-Course = tuple[Numbers, Numbers, tuple[Call, ...], frozenset[int], tuple[bool, ...], Numbers]
-"""What decides a plan: places measured early, places kept, linear calls, parameters used once, which
-parameters have a gradient, places with a largest value."""
+Course = tuple[Numbers, Numbers, tuple[Factored, ...], tuple[torch.layout | None, ...], Numbers]
+"""What decides a plan: places measured early, places kept, gradients that follow from factors, layouts of the
+parameters' gradients (None without one), places with a largest value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,24 +21,27 @@ class Plan:
     """What the numbers of a reading mean: norms, then largest absolute values.
 
     Attributes:
-        places: one norm each; then come `extras` norms of tensors that have no place.
+        places: one norm each; then come norms of the tensors in `entering`, which have no place.
+        direct: which parameters' gradients are measured as soon as they are there, by number.
+        kept: how many tensors come next in `places`: those that the probes kept.
+        small: which parameters' gradients are kept too, being small.
+        entering: which linear calls' inputs are measured besides, by number.
         derived: places whose norm is the product of two of these norms, or one of them, by index.
         peaked: one largest absolute value each.
-        direct: which parameters' gradients are to be measured, by number.
-        entering: which linear calls' inputs are the extras, by number.
     """
 
     places: tuple[int, ...] = ()
-    extras: int = 0
+    direct: tuple[int, ...] = ()
+    kept: int = 0
+    small: tuple[int, ...] = ()
+    entering: tuple[int, ...] = ()
     derived: tuple[Derived, ...] = ()
     peaked: tuple[int, ...] = ()
-    direct: tuple[int, ...] = ()
-    entering: tuple[int, ...] = ()
 
     @property
     def taken(self) -> int:
         """How many norms are taken."""
-        return len(self.places) + self.extras
+        return len(self.places) + len(self.entering)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -48,28 +51,27 @@ class Plan:
 
 def planned(places: Places, course: Course) -> Plan:
     """Sort out which gradients are measured, and which follow from the factors of a linear call."""
-    early, kept, calls, outer, has_gradient, peaked = course
+    early, kept, factored, layouts, peaked = course
     arrived = {place: i for i, place in enumerate(kept)}
-    made_by = {
-        parameter: (number, parameter == call[1])
-        for number, call in enumerate(calls)
-        for parameter in call[1:3]
-        if parameter in outer and call[0] in arrived
-    }
-    present = [i for i, has in enumerate(has_gradient) if has]
-    direct = tuple(i for i in present if id(places.parameters[i]) not in made_by)
+    made_by = {call[2]: call for call in factored if call[1] in arrived}
+    measured = [i for i, layout in enumerate(layouts) if layout and id(places.parameters[i]) not in made_by]
+    small = tuple([i for i in measured if _is_small(places, i, layouts[i])])
+    direct = tuple([i for i in measured if i not in small])
     first = len(early) + len(direct)
     derived: list[Derived] = []
     entering: list[int] = []
-    for i in present:
-        if i in direct:
+    for i, parameter in enumerate(places.parameters):
+        if layouts[i] is None or id(parameter) not in made_by:
             continue
-        number, is_weight = made_by[id(places.parameters[i])]
-        place, _, _, where = calls[number]
-        other = None
-        if is_weight:
-            other = first + len(kept) + len(entering) if where is None else first + where
-            entering += [number] if where is None else []
+        number, place, _, where = made_by[id(parameter)]
+        other = None if where is None else first + where
+        if where == -1:
+            other = first + len(kept) + len(small) + len(entering)
+            entering.append(number)
         derived.append((places.grads[i], first + arrived[place], other))
-    all_places = (*early, *(places.grads[i] for i in direct), *kept)
-    return Plan(all_places, len(entering), tuple(derived), peaked, direct, tuple(entering))
+    names = (*early, *(places.grads[i] for i in direct), *kept, *(places.grads[i] for i in small))
+    return Plan(names, direct, len(kept), small, tuple(entering), tuple(derived), peaked)
+
+
+def _is_small(places: Places, i: int, layout: torch.layout | None) -> bool:
+    return layout is torch.strided and places.parameters[i].numel() <= SMALL_ELEMENTS

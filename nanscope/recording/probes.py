@@ -1,139 +1,56 @@
-"""Probes: forward hooks on the watched modules and tensor hooks on their outputs.
+"""Probes: what happens at each call of a watched module, and when the gradient of its output arrives.
 
-A probe collects references. Measured inside a hook is only what cannot wait: a tensor too large to be kept
-alive, or one that something else writes into before the step ends. What was collected belongs to a pass: one
-call of the root module with autograd on.
+A probe collects references. Measured at once is only what cannot wait: a tensor too large to be kept alive,
+or one that something else writes into before the step ends. What was collected belongs to a pass: one call
+of the root module with autograd on.
 
 These functions run dozens of times in a step of a few hundred microseconds, with the caches full of weights:
-they are flat closures on purpose, and what they collect are tuples.
+every line of code touched costs more than what it does. Hence flat closures and tuples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from nanscope.recording import factors, stats
+from nanscope.recording import calls, factors, stats
+from nanscope.recording.calls import Leave, Watcher
+from nanscope.recording.passes import OURS, Measured, Pass, UsualPass, await_gradient, tensors_in
 from nanscope.recording.places import Places
+from nanscope.recording.routine import Routine
 
 # One norm of a larger tensor is nothing beside the arithmetic that made it, and keeping it alive until the
 # backward pass is over would raise the peak memory.
 KEPT_ELEMENTS = 65_536
-MOST_RETAINED = 4_096  # outputs, when a step has very many microsteps
+MOST_PASSES = 64  # whose graph a second backward pass may still go through, when a step has very many
 
 Fail = Callable[[Exception], None]
 
 
-@dataclass(slots=True, eq=False)
-class Pass:
-    """One call of the root module; `reached` once a gradient arrived at any of its outputs.
-
-    `logits` is a (rows, classes) tensor that the call returned, or that the named module returned within it;
-    `version` counts the writes into it; `node` is the autograd node of what the call returned.
-    """
-
-    rows: int = 0
-    reached: bool = False
-    logits: Tensor | None = None
-    version: int = 0
-    node: Any = None
-
-    @property
-    def has_logits(self) -> bool:
-        """Whether there are logits, still as the model returned them."""
-        return self.logits is not None and self.logits._version == self.version
-
-
-@dataclass(slots=True, eq=False)
-class Retained:
-    """A small output that retains its gradient (no Python in the backward); `seen` is what it had before."""
-
-    place: int
-    output: Tensor
-    of: Pass
-    seen: Tensor | None = None
-
-    def fresh(self) -> Tensor | None:
-        """The gradient that arrived since the last look; a graph may be gone through twice."""
-        gradient, before = self.output.grad, self.seen
-        if gradient is None or gradient is before:
-            return None
-        self.seen = gradient
-        return gradient if before is None else gradient - before
-
-
-Kept = tuple[int, Tensor, int, Pass]
-"""A tensor at a place, the count of writes into it when it was seen, and the pass that it belongs to."""
-
-
-@dataclass(slots=True)
-class Measured:
-    """A tensor at a place that could not wait: its norm, and its largest absolute value on a close look.
-
-    `maxima` are the largest values of its units, if these can die; `exact` is there if the norm is not finite
-    (on the CPU, where looking costs no synchronisation).
-    """
-
-    place: int
-    of: Pass
-    dtype: torch.dtype
-    norm: Tensor
-    peak: Tensor | None = None
-    maxima: Tensor | None = None
-    exact: stats.Exact | None = None
-
-
-@dataclass(slots=True)
-class LinearCall:
-    """A Linear layer called on one row of `entering`; `place` is that of the gradient of `output`."""
-
-    weight: Tensor
-    bias: Tensor | None
-    entering: Tensor
-    version: int
-    place: int
-    of: Pass
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every non-empty floating or complex tensor in nested tuples, lists, dicts and dataclasses."""
-    if isinstance(value, Tensor):
-        if (value.is_floating_point() or value.is_complex()) and value.numel():
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name))
-
-
 class Probes:
-    """The hooks on one model, and what they have collected since `clear`.
+    """The probes of one model, and what they have collected since `clear`.
 
     Args:
-        fail: takes an error of a hook's own; nothing is ever raised into the model.
+        fail: takes an error of a probe's own; nothing is ever raised into the model.
         pause: called when the root is called without autograd: an evaluation.
         renew: called, while `stale`, when the root is called: gives other probes in place of these, if they
             have to be replaced.
         logits: name of the module that returns the logits, None for the root.
 
     Attributes:
-        kept, measured: inputs, outputs and gradients of outputs, each in the order of execution.
-        passes: finished calls of the root.
-        linears: calls whose weight gradient may be had from its factors.
+        passes: calls of the root, also that under way; calls of modules outside of it are one more.
         hasty: places whose tensors are overwritten before the step ends. None (at the start) means every
             place: the first step finds out which ones.
+        usual: what was collected of a pass that goes as the one before, instead of a `Pass`.
+        routine: how that one went; None if the next pass is to be looked at in the long way.
+        odd: whether something has happened that the routine does not know.
         stale: whether the model may have got other modules or parameters.
         closely: whether the largest absolute values are wanted in this step.
+        in_backward: whether a backward pass is running.
         active: whether anything is collected at all.
     """
 
@@ -147,6 +64,7 @@ class Probes:
         renew: Callable[[], Probes | None],
         logits: str | None = None,
     ) -> None:
+        self._model = model
         self._places = places
         self._fail = fail
         self._pause = pause
@@ -154,75 +72,122 @@ class Probes:
         self._logits = None if logits is None else places.outputs[logits]
         self._handles: list[RemovableHandle] = []
         self._autograd: bool | None = None  # inside a call of the root: was autograd on when it began?
+        self._current: UsualPass | None = None  # the pass under way, if it is a usual one so far
         self.hasty: set[int] | None = None
+        self.usual = UsualPass()
+        self.routine: Routine | None = None
+        self._waits: Mapping[int, bool] = {}
         self.stale = False
         self.closely = True
         self.in_backward = False
         self.active = True
         self.clear()
-        self._attach(model)
+        self._watchers = self._made(model)
+        self.attach()
 
     def clear(self) -> None:
         """Forget what was collected: a step is over."""
-        self.clear_passes()
-        self.retained: list[Retained] = []
+        self._pass = Pass()
+        self._current = None
+        self.passes = [self._pass]
+        self.odd = False
+        self.usual.clear()
+        self._handles = []
 
-    def clear_passes(self) -> None:
-        """Forget all but the outputs that a second backward pass may still reach."""
-        self._pass = self._first = Pass()
-        self.kept: list[Kept] = []
-        self.measured: list[Measured] = []
-        self.passes: list[Pass] = []
-        self.linears: list[LinearCall] = []
-        self._on_tensors: list[RemovableHandle] = []
+    def spend(self) -> None:
+        """What was collected was looked at; gradients may still arrive by another backward pass."""
+        for each in self.passes:
+            each.spend()
+        del self.passes[:-MOST_PASSES]
+        self._handles = []
 
-    def end_step(self) -> None:
-        """Forget everything of an ended step."""
-        self.retained = []
-        if self.passes or not self.empty:  # else the last measurement has cleared it
-            self.clear_passes()
+    def spend_usual(self) -> None:
+        """The same for the usual pass, which is all that was collected."""
+        self.usual.spent = True
+        for arrived in self.usual.arrived:
+            arrived.clear()
+
+    def unfold(self, *, late: bool = False) -> None:
+        """The pass is no usual one after all: it becomes one of many; `late` if backward() has run."""
+        usual, routine = self.usual, self.routine
+        self.routine = self._current = None
+        if not usual.begun or routine is None:
+            return
+        made = routine.unfold(usual, late=late)
+        if not usual.spent:
+            made.calls += self._pass.calls
+            made.measured += self._pass.measured
+            self._pass, self.passes = made, [made]
+        else:
+            self.passes.insert(0, made)
+        usual.clear()
 
     def remove(self) -> None:
-        """Take every hook off the model and off the tensors of an unfinished step."""
+        """Stop, and take every hook off the tensors of an unfinished step."""
         self.active = False
-        for handle in (*self._handles, *self._on_tensors):
+        self.detach()
+        for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self.unfold()
+        for _, output, *_ in (call for each in self.passes for call in each.calls):
+            if output._backward_hooks is not None:
+                output._backward_hooks.pop(OURS, None)
         self.clear()
 
-    def harvest(self) -> None:
-        """Collect the gradients that the last backward pass left in the outputs."""
-        for retained in self.retained:
-            gradient = retained.fresh()
-            if gradient is not None:
-                retained.of.reached = True
-                self.kept.append((retained.place, gradient, gradient._version, retained.of))
-        del self.retained[:-MOST_RETAINED]
+    def attach(self) -> None:
+        """Be told about calls of modules."""
+        calls.watch(self._watchers)
+
+    def detach(self) -> None:
+        """Be told no more."""
+        calls.unwatch(self._watchers)
+
+    def begin_backward(self) -> None:
+        """A backward pass begins: a module called from now on is a checkpoint that runs again."""
+        self.in_backward = True
+        self._current = None
+
+    def learn(self) -> None:
+        """See which places are overwritten, so that they are measured in time from now on."""
+        self.hasty = (self.hasty or set()) | self.overwritten
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was collected."""
-        return not (self.kept or self.measured)
+        """Whether nothing was collected since the last look."""
+        usual = self.usual.begun and not self.usual.spent
+        return not usual and not any(
+            p.entering or p.measured or (p.calls and not p.spent) for p in self.passes
+        )
 
     @property
     def reached(self) -> bool:
         """Whether a backward pass went through anything that was collected."""
-        return any(kept[3].reached for kept in self.kept) or any(m.of.reached for m in self.measured)
+        return any(each.reached for each in self.passes)
 
     @property
     def overwritten(self) -> set[int]:
         """Places whose tensors were written into since they were seen."""
-        return {place for place, tensor, version, _ in self.kept if tensor._version != version}
+        seen = [one for each in self.passes for one in self._seen(each)]
+        return {place for place, tensor, version in seen if tensor._version != version}
 
-    def _attach(self, model: nn.Module) -> None:
-        enter = model.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
-        self._handles.append(enter)
-        for name, module in self._places.modules.items():
-            places = self._places.outputs[name], self._places.gradients[name]
-            self._handles.append(module.register_forward_hook(self._probe(*places, module)))
-        self._handles.append(model.register_forward_hook(self._leave))
+    def _seen(self, one: Pass) -> Iterator[tuple[int, Tensor, int]]:
+        yield from one.checked
+        for tensor, version in one.entering:
+            yield self._places.entry, tensor, version
+        if not one.spent:
+            for out, tensor, version, _, _ in one.calls:
+                yield out, tensor, version
 
-    def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # -- the root -------------------------------------------------------------------------------------
+
+    def _made(self, model: nn.Module) -> dict[int, Watcher]:
+        made = {
+            id(each): Watcher(leave=self._probe(name, each)) for name, each in self._places.modules.items()
+        }
+        own = made.get(id(model), Watcher())
+        return made | {id(model): Watcher(self._enter, self._leaving(own.leave))}
+
+    def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.in_backward or not self.active:
             return
         try:
@@ -231,35 +196,63 @@ class Probes:
                 return
             self._autograd = torch.is_grad_enabled()
             if self._autograd:
-                self._begin(model, (*args, *kwargs.values()))
+                self._begin((*args, *kwargs.values()) if kwargs else args)
             else:
+                self._current = None
                 self._pause()
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
             self._fail(error)
 
-    def _begin(self, model: nn.Module, entering: tuple[Any, ...]) -> None:
-        if not model.training and not self._pass.reached:
-            self._drop(self._pass)  # the pass before was an evaluation that forgot no_grad
-        self._pass = Pass(next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0))
-        if self.empty:
-            self._first = self._pass
+    def _begin(self, entering: tuple[Any, ...]) -> None:
+        usual, one = self.usual, self._pass
+        routine = self.routine
+        if routine is not None and not (self.closely or usual.begun or self.odd):
+            self._current, self._waits = usual, routine.waits
+            usual.begun = True
+            self._let_in(usual, entering)
+            return
+        self.unfold()
+        if not one.untouched:
+            one = self._next()
+        self._let_in(one, entering)
+
+    def _let_in(self, one: Pass | UsualPass, entering: tuple[Any, ...]) -> None:
+        one.rows = next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0)
         for value in entering:
             plain = type(value) is Tensor and value.is_floating_point() and value.numel()
             for tensor in (value,) if plain else tensors_in(value):
-                self._see(self._places.entry, tensor, self._pass)
+                if self._keeps(self._places.entry, tensor, self._pass):
+                    one.entering.append((tensor, tensor._version))
 
-    def _leave(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if not self.active or self.in_backward:
-            return
-        try:
-            if self._autograd:
-                self._pass.node = getattr(output, "grad_fn", None)
-                if self._logits is None:
-                    self._keep_logits(output)
-                self.passes.append(self._pass)
-            self._autograd = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
-            self._fail(error)
+    def _next(self) -> Pass:
+        last = self._pass
+        if not self._model.training and not last.spent and not last.reached:
+            self.passes.remove(last)  # it was an evaluation that forgot no_grad
+        for each in self.passes:
+            if each.spent:
+                each.strip()
+        self._pass = Pass()
+        self.passes.append(self._pass)
+        return self._pass
+
+    def _leaving(self, own: Leave | None) -> Leave:
+        def leave(args: tuple[Any, ...], output: Any) -> None:
+            if own is not None:
+                own(args, output)
+            if not self.active or self.in_backward:
+                return
+            try:
+                if self._current is not None:
+                    self._current.returned = output
+                elif self._autograd:
+                    self._pass.node = getattr(output, "grad_fn", None)
+                    if self._logits is None:
+                        self._keep_logits(output)
+                self._autograd = self._current = None
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._fail(error)
+
+        return leave
 
     def _keep_logits(self, output: Any) -> None:
         if type(output) is not Tensor or not output.is_floating_point():
@@ -267,80 +260,100 @@ class Probes:
         dimensions = output.dim()
         if dimensions < 2 or output.shape[-1] < 2 or (dimensions > 2 and self._logits is None):
             return
-        self._pass.logits = output.detach() if dimensions == 2 else output.detach().flatten(0, -2)
-        self._pass.version = output._version
+        self._pass.logits, self._pass.version = output, output._version
 
-    def _probe(self, out: int, back: int, module: nn.Module) -> Callable[..., None]:
-        """The forward hook of one module; `out` the place of its output, `back` of that one's gradient."""
-        linear = factors.plain_linear(module)
-        arrive = self._arrival(back)
+    # -- the modules ----------------------------------------------------------------------------------
 
-        def probe(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not self.active:
-                return
-            watching = self._autograd
-            if not (torch.is_grad_enabled() if watching is None else watching):
-                return
+    def _probe(self, name: str, module: nn.Module) -> Leave:
+        """What to do when this module has been called."""
+        out, back = self._places.outputs[name], self._places.gradients[name]
+        linear = module if factors.plain_linear(module) else None
+
+        def leave(args: tuple[Any, ...], output: Any) -> None:
+            current = self._current
             try:
-                if out == self._logits and not self.in_backward:
-                    self._keep_logits(output)
-                plain = type(output) is Tensor and output.is_floating_point() and output.numel()
-                for tensor in (output,) if plain else tensors_in(output):
-                    if not self.in_backward:  # a checkpoint that runs its forward again adds no output
-                        self._see(out, tensor, self._pass)
-                    if tensor.requires_grad and tensor.grad_fn is not None:
-                        self._expect(out, back, tensor, arrive)
-                        if linear and not self.in_backward and factors.one_row(module, args, tensor):
-                            x = args[0]
-                            call = (module.weight, module.bias, x, x._version, back, self._pass)
-                            self.linears.append(LinearCall(*call))  # type: ignore[arg-type]
+                if current is None or type(output) is not Tensor:
+                    self._look(out, back, linear, args, output)
+                    return
+                waits = self._waits.get(out)
+                if waits is None:
+                    self._look(out, back, linear, args, output)
+                    return
+                current.outs.append(out)
+                current.kept.append(output)
+                current.fed.append(args)
+                if waits:
+                    arrived: list[Tensor] = []
+                    current.arrived.append(arrived)
+                    await_gradient(output, arrived)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
                 self._fail(error)
 
-        return probe
+        return leave
 
-    def _expect(self, out: int, back: int, output: Tensor, arrive: Callable[[Tensor], None]) -> None:
-        """Arrange for the gradient of an output to be collected."""
-        if self._can_retain(out, back, output):
-            output.retain_grad()
-            self.retained.append(Retained(back, output, self._pass))
-        else:
-            hook = arrive if self._pass is self._first else self._arrival(back, self._pass)
-            self._on_tensors.append(output.register_hook(hook))  # type: ignore[no-untyped-call]
+    def _look(
+        self, out: int, back: int, linear: nn.Linear | None, args: tuple[Any, ...], output: Any
+    ) -> None:
+        """The same for a call that is not usual in some way."""
+        watching = self._autograd
+        if not self.active or not (torch.is_grad_enabled() if watching is None else watching):
+            return
+        self.odd = True
+        if self._pass.spent and not self.in_backward:
+            self._next()
+        if out == self._logits and not self.in_backward:
+            self._keep_logits(output)
+        plain = type(output) is Tensor and output.is_floating_point() and output.numel()
+        for tensor in (output,) if plain else tensors_in(output):
+            # a checkpoint that runs its forward again adds no output
+            kept = not self.in_backward and self._keeps(out, tensor, self._pass)
+            awaited = tensor.requires_grad and tensor.grad_fn is not None
+            if kept:
+                self._keep(out, back, tensor, linear, args)
+            if awaited and (not kept or back in (self.hasty or ())):
+                arrive = self._arrival(back, self._pass)
+                self._handles.append(tensor.register_hook(arrive))
 
-    def _can_retain(self, out: int, back: int, tensor: Tensor) -> bool:
-        """Whether the gradient may wait in the tensor: small, never written into, not the user's already."""
+    def _keep(
+        self, out: int, back: int, tensor: Tensor, linear: nn.Linear | None, args: tuple[Any, ...]
+    ) -> None:
+        arrived: list[Tensor] = []
+        calls = self._pass.calls
+        calls.append((out, tensor, tensor._version, back, arrived))
+        if tensor.requires_grad and tensor.grad_fn is not None and back not in (self.hasty or ()):
+            self._handles.append(tensor.register_hook(arrived.append))  # type: ignore[no-untyped-call]
+            if linear is not None and args:
+                self._pass.linears.append((len(calls) - 1, linear, args[0], args[0]._version))
+
+    def _keeps(self, place: int, tensor: Tensor, of: Pass) -> bool:
+        """Whether a tensor can be kept until the backward pass is over; if not, it is measured now."""
         hasty = self.hasty
-        if hasty is None or out in hasty or back in hasty or tensor.numel() > KEPT_ELEMENTS:
-            return False
-        return not self.in_backward and not tensor.retains_grad
+        if hasty is not None and place not in hasty and tensor.numel() <= KEPT_ELEMENTS:
+            return True
+        of.measured.append(self._measure(place, tensor))
+        if hasty is None and tensor.numel() <= KEPT_ELEMENTS:
+            of.checked.append((place, tensor, tensor._version))
+        return False
 
-    def _arrival(self, place: int, of: Pass | None = None) -> Callable[[Tensor], None]:
-        """A tensor hook for the gradient of an output; without `of`, for the first pass of a step."""
+    def _arrival(self, place: int, of: Pass) -> Callable[[Tensor], None]:
+        """A tensor hook for the gradient of an output that is to be measured as it arrives."""
 
         def arrive(gradient: Tensor) -> None:
             if not self.active:
                 return
             try:
-                arrived_at = of or self._first
-                arrived_at.reached = True
-                self._see(place, gradient, arrived_at)
+                of.touched = True
+                of.measured.append(self._measure(place, gradient))
+                if self.hasty is None and gradient.numel() <= KEPT_ELEMENTS:
+                    of.checked.append((place, gradient, gradient._version))
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
                 self._fail(error)
 
         return arrive
 
-    def _see(self, place: int, tensor: Tensor, of: Pass) -> None:
-        hasty = self.hasty
-        if hasty is None or place in hasty or tensor.numel() > KEPT_ELEMENTS:
-            self.measured.append(self._measure(place, tensor, of))
-            if hasty is not None or tensor.numel() > KEPT_ELEMENTS:
-                return
-        self.kept.append((place, tensor, tensor._version, of))
-
-    def _measure(self, place: int, tensor: Tensor, of: Pass) -> Measured:
+    def _measure(self, place: int, tensor: Tensor) -> Measured:
         values = stats.strided(tensor.detach())
-        seen = Measured(place, of, tensor.dtype, stats.norms([values])[0])
+        seen = Measured(place, tensor.dtype, stats.norms([values])[0])
         if self.closely and place in self._places.peaked:
             seen.peak = stats.peaks([values])[0]
         if place in self._places.rectified:
@@ -348,9 +361,3 @@ class Probes:
         if not tensor.is_cuda and not seen.norm.isfinite():
             seen.exact = stats.examine(values)
         return seen
-
-    def _drop(self, stale: Pass) -> None:
-        self.kept = [kept for kept in self.kept if kept[3] is not stale]
-        self.measured = [m for m in self.measured if m.of is not stale]
-        self.passes = [p for p in self.passes if p is not stale]
-        self.linears = [call for call in self.linears if call.of is not stale]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
-from nanscope.recording import backward, factors, stats
+from nanscope.recording import backward, stats
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.ledger import Latest, Ledger, Trouble
 from nanscope.recording.measure import Gauge
@@ -96,7 +96,6 @@ class Recorder:
         self._sink = Sink(self._wanted, self._capacity, self._budget)
         self._ledger: Ledger | None = None
         self._step = Step(0)
-        self._outer: set[int] = set()
         self._witness: Tensor | None = None
         self._state_told = False
         self._backwards = 0
@@ -166,6 +165,18 @@ class Recorder:
         self._probes.remove()
         self._step = Step(self.steps)  # an unfinished one holds tensors
         _recorded.discard(self._model)
+
+    def _suspend(self) -> None:
+        """Take every hook off between two steps, as if nothing were recorded; for measuring what it costs."""
+        backward.unwatch(self)
+        self._updates.remove()
+        self._probes.detach()
+
+    def _resume(self) -> None:
+        """Go on."""
+        backward.watch(self)
+        self._updates.attach()
+        self._probes.attach()
 
     # -- what the user may call -----------------------------------------------------------------------
 
@@ -251,30 +262,28 @@ class Recorder:
             self._end_step()
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
-        self._probes.in_backward = True
-        called = [p for call in self._probes.linears for p in (call.weight, call.bias) if p is not None]
-        fit = [parameter for parameter in called if factors.eligible(parameter)]
-        self._outer = factors.sole_uses(roots, fit) if fit else set()
+        self._probes.begin_backward()
+        if not self._probes.usual.begun:
+            self._gauge.begin(roots, self._probes.passes)
 
     def _measure(self, roots: tuple[Tensor, ...]) -> None:
-        self._probes.in_backward = False
-        self._probes.harvest()
-        if not self._probes.reached:
-            return  # a loss of another model
-        self._backwards += 1
-        if self._ledger is None or self._grown:
-            self._open_ledger(roots)
-        self._add_reading(roots)
-
-    def _add_reading(self, roots: tuple[Tensor, ...]) -> None:
         probes = self._probes
-        reading = self._gauge.collect(probes, roots, self._outer, count=self._classes)
-        overwritten = probes.overwritten
-        if probes.hasty is None or overwritten:
-            probes.hasty = (probes.hasty or set()) | overwritten
+        probes.in_backward = False
+        reading = self._gauge.follow(probes, roots)
+        if reading is not None:
+            probes.spend_usual()
+        else:
+            probes.unfold(late=True)
+            if not probes.reached:
+                return  # a loss of another model
+            if self._ledger is None or self._grown:
+                self._open_ledger(roots)
+            reading = self._gauge.collect(probes, roots, count=self._classes)
+            probes.spend()
         self._step.readings.append(reading)
-        self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
-        probes.clear_passes()
+        if self._witness is None:
+            self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
+        self._backwards += 1
         if reading.broken:
             self._tell_state()
 
@@ -318,7 +327,7 @@ class Recorder:
         self._step = Step(self.steps)
         self._updates.clear()
         self._witness = None
-        self._probes.end_step()
+        self._probes.clear()
         self._probes.closely = self._ledger.alert.due(self.steps)
         if self._ledger.broken:
             self._tell_state()
@@ -339,7 +348,7 @@ class Recorder:
 
     def _open_ledger(self, roots: tuple[Tensor, ...]) -> None:
         names, self._classes = scalar_names(self._probes, roots, named=self._logits is not None)
-        seen = {m.place: str(m.dtype).removeprefix("torch.") for m in self._probes.measured}
+        seen = {m.place: str(m.dtype).removeprefix("torch.") for p in self._probes.passes for m in p.measured}
         sites = self._places.sites(seen)
         layout = Layout.of(self._places, sites, names)
         before, self._grown = self._ledger, False

@@ -42,6 +42,14 @@ class Step:
         return all(r.ready for r in self.readings) and (self.weights is None or self.weights.ready)
 
     @property
+    def broken(self) -> bool:
+        """Whether something in it is known to be non-finite."""
+        for reading in self.readings:
+            if reading.broken:
+                return True
+        return self.weights is not None and self.weights.broken
+
+    @property
     def plan(self) -> Plan | None:
         """What its only reading holds; None with several: such a step is built by itself."""
         return self.readings[0].plan if len(self.readings) == 1 else None
@@ -68,6 +76,8 @@ class Rows:
     def __init__(self, layout: Layout, grads: frozenset[int]) -> None:
         self._layout = layout
         self._grads = grads
+        self._first_of_logits = layout.scalars.get("logits_abs_max")  # margin, NaN rows, classes follow
+        self._classes = max(0, sum(name.startswith("predicted_") for name in layout.scalars) - 1)
         self._blank = np.full(len(layout.columns), MISSING, np.float32)
         self._indices: dict[tuple[str, tuple[int, ...]], Indices] = {}
 
@@ -100,7 +110,11 @@ class Rows:
             table = _merged([table], self._grads)
         self._put(rows, table)
         self._put_peaks(rows, plan, _numbers(readings))
-        self._put_logits(rows, [_intact(reading) for reading in readings])
+        predicted = [reading.predicted for reading in readings if reading.predicted is not None]
+        if len(predicted) == len(readings):
+            self._put_predicted(rows, np.stack(predicted))
+        else:
+            self._put_logits(rows, [_intact(reading) for reading in readings])
         losses = np.array([np.nan if r.loss is None else r.loss for r in readings])
         if not any(r.loss is None for r in readings):
             rows[:, self._layout.scalars["loss"]] = saturated(losses)
@@ -138,25 +152,26 @@ class Rows:
             rows[:, column] = np.fmax(rows[:, column], saturated(values))
 
     def _put_logits(self, rows: Floats, logits: Sequence[Sequence[Tensor]]) -> None:
-        columns = self._layout.scalars
-        if "logits_abs_max" not in columns:
+        """Steps of any number of passes; one tensor per pass: logits, or what was found in them."""
+        if self._first_of_logits is None:
             return
-        classes = sum(name.startswith("predicted_") for name in columns) - 1
-        first = columns["logits_abs_max"]  # margin, NaN rows and the classes follow
-        stacked = _stacked(logits)
-        if stacked is not None:
-            found = stats.logit_stats(stacked, count=classes > 0).double().numpy()
-            if found.shape[1] == 3 + classes + 1:
-                found[:, 1] /= found[:, -1]
-                rows[:, first : first + 3 + classes] = saturated(found[:, :-1])
+        together = _alike(logits, count=self._classes > 0)
+        if together is not None:
+            self._put_predicted(rows, together)
             return
         for row, step in zip(rows, logits, strict=True):
-            found = _stats_of_passes(step, count=classes > 0)
-            # otherwise there were none, or the output had another width and so other classes
-            if found.shape[1] == 3 + classes + 1:
-                counts = found[:, 2:-1].sum(0)
-                margin = found[:, 1].sum() / found[:, -1].sum()
-                row[first : first + 3 + classes] = saturated(np.array([found[:, 0].max(), margin, *counts]))
+            found = _stats_of_passes(step, count=self._classes > 0)
+            if len(found):
+                total = np.concatenate(([found[:, 0].max()], found[:, 1:].sum(0)))
+                self._put_predicted(row[None], total[None])
+
+    def _put_predicted(self, rows: Floats, found: Doubles) -> None:
+        """Write `stats.logit_stats` of steps, shape (steps, numbers)."""
+        first, width = self._first_of_logits, 3 + self._classes
+        # otherwise there were none, or the output had another width and so other classes
+        if first is not None and found.shape[1] == width + 1:
+            rows[:, first : first + width] = saturated(found[:, :-1])
+            rows[:, first + 1] = saturated(found[:, 1] / found[:, -1])
 
     def _at(self, stat: str, places: tuple[int, ...]) -> Indices:
         key = stat, places
@@ -187,7 +202,9 @@ def _numbers(readings: Sequence[Reading]) -> Doubles:
 
 
 def _intact(reading: Reading) -> list[Tensor]:
-    """The logits that nobody has written into."""
+    """The logits that nobody has written into, or what was found in them."""
+    if reading.predicted is not None:
+        return [torch.from_numpy(reading.predicted)]
     return [logits for logits, version in reading.logits if logits._version == version]
 
 
@@ -215,11 +232,14 @@ def _merged(tables: Iterable[Table], grads: frozenset[int]) -> Table:
     return Table(tuple(merged), np.sqrt(square), nan_count, inf_count)
 
 
-def _stacked(logits: Sequence[Sequence[Tensor]]) -> Tensor | None:
-    """Logits of steps of one pass and one shape each, shape (steps, rows, classes); None if they differ."""
+def _alike(logits: Sequence[Sequence[Tensor]], *, count: bool) -> Doubles | None:
+    """`stats.logit_stats` of steps of one pass each, shape (steps, numbers); None if their shapes differ."""
     single = [step[0] for step in logits if len(step) == 1]
-    alike = len(single) == len(logits) and len({tensor.shape for tensor in single}) == 1
-    return torch.stack(single) if alike and single[0].dim() == 2 else None
+    if len(single) < len(logits) or len({tensor.shape for tensor in single}) > 1:
+        return None
+    stacked = torch.stack(single)
+    found = stacked if stacked.dim() == 2 else stats.logit_stats(stacked, count=count)
+    return found.double().cpu().numpy()
 
 
 def _stats_of_passes(logits: Sequence[Tensor], *, count: bool) -> Doubles:

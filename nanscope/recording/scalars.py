@@ -26,7 +26,7 @@ def scalar_names(probes: Probes, roots: tuple[Tensor, ...], *, named: bool) -> t
     logits = next((p.logits for p in probes.passes if p.logits is not None and p.reached), None)
     if logits is None:
         return ALWAYS, False
-    classes = logits.shape[1]
+    classes = logits.shape[-1]
     if classes > MAX_CLASSES or not (named or _chooses(roots, probes)):
         return (*ALWAYS, *OF_LOGITS), False
     return (*ALWAYS, *OF_LOGITS, *(f"predicted_{c}" for c in range(classes))), True

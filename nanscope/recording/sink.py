@@ -105,10 +105,10 @@ class Sink:
         if self._writer is not None:
             self._writer.keep()
 
-    def append(self, step: int, time: float, row: Floats) -> None:
-        """Write the row of a finished step."""
+    def append(self, step: int, time: float, row: Floats, *, more: bool = False) -> None:
+        """Write the row of a finished step; with `more` to follow at once, together with them."""
         if self._writer is not None:
-            self._writer.append(step, time, row)
+            self._writer.append(step, time, row, more=more)
 
     def amend(self, row: Floats) -> None:
         """Write the row of the last finished step again."""

@@ -26,15 +26,20 @@ class Updates:
         self._optimizers = optimizers
         self._parameters = frozenset(map(id, parameters))
         self._stepped: set[int] = set()
-        before_hook, after_hook = self._hook(before), self._hook(after)
-        if optimizers is None:
+        self._before, self._after = self._hook(before), self._hook(after)
+        self.attach()
+
+    def attach(self) -> None:
+        """Put the hooks on."""
+        before, after = self._before, self._after
+        if self._optimizers is None:
             self._handles = [
-                every_optimizer.register_optimizer_step_pre_hook(before_hook),
-                every_optimizer.register_optimizer_step_post_hook(after_hook),
+                every_optimizer.register_optimizer_step_pre_hook(before),
+                every_optimizer.register_optimizer_step_post_hook(after),
             ]
         else:
-            self._handles = [o.register_step_pre_hook(before_hook) for o in optimizers]
-            self._handles += [o.register_step_post_hook(after_hook) for o in optimizers]
+            self._handles = [o.register_step_pre_hook(before) for o in self._optimizers]
+            self._handles += [o.register_step_post_hook(after) for o in self._optimizers]
 
     @property
     def begun(self) -> bool:

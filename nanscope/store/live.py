@@ -61,6 +61,7 @@ class LiveFile:
         self._armed_until = 0  # row mode whatever it costs, up to this row
         self._room = layout.ring  # rows that may wait in the ring; 0 once closed
         self._written = 0  # rows that are in the file's ring
+        self._held = 0  # of the newest rows, those that were said to be followed by more at once
         self._done = 0  # rows whose block is written or given up
         self._freed = 0  # rows whose place in the ring may be taken: their block is on the disk itself
         self._durable_blocks = 0
@@ -90,15 +91,16 @@ class LiveFile:
 
     # The training's thread
 
-    def append(self, step: int, time: float, values: Floats) -> None:
-        """Take one row."""
-        row = self.rows
+    def append(self, step: int, time: float, values: Floats, *, more: bool = False) -> None:
+        """Take one row; with `more` to follow at once, it is written together with them."""
+        row, held = self.rows, self._held
         if row - self._freed >= self._room and not self._wait_for_room():
             return
         self._ring.put(row, step, time, values)
-        if self._row_mode and self._written == row:
-            self._write_row(row)
         self.rows = row + 1
+        self._held = self._held + 1 if more else 0
+        if self._row_mode and not more and self._written >= row - held:
+            self._write_to_disk(row + 1)
         if row % self.layout.block == 0:
             self._call_thread()
 
@@ -113,7 +115,7 @@ class LiveFile:
                 self._attempt(lambda: self._regions.write("live/amended", self._ring.sealed(row)[0]))
             self._written = min(self._written, row)
             if self._row_mode and self._written == row:
-                self._write_row(row)
+                self._write_to_disk(row + 1)
 
     def keep(self) -> None:
         """The rows around the newest one matter: they stay whole, the next ones are written at once."""
@@ -184,13 +186,15 @@ class LiveFile:
                 self._warn("the disk is too slow")
         return False
 
-    def _write_row(self, row: int) -> None:
+    def _write_to_disk(self, stop: int) -> None:
+        """Write the rows that wait, up to `stop`."""
         try:
-            self._regions.write("live/ring", *self._ring.sealed(row))
+            for span in self._ring.spans(self._written, stop):
+                self._regions.write("live/ring", *span)
         except OSError as error:
             self._failed(error)  # the thread tries again
         else:
-            self._written = row + 1
+            self._written = stop
 
     # The writer's thread; close() goes on in its place
 

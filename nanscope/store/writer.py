@@ -101,20 +101,21 @@ class RunWriter:
             sizes = replace(sizes, snapshot_slots=slots, snapshot_bytes=slot_bytes)
         return cls(path, header, sizes, budget=budget, mode=mode, run_id=uuid.uuid4().hex)
 
-    def append(self, step: int, time: float, row: Floats) -> None:
+    def append(self, step: int, time: float, row: Floats, *, more: bool = False) -> None:
         """Add the row of one step.
 
         Args:
             step: the step's number, larger than the one before.
             time: seconds since the run began.
             row: float32, shape (columns,), in the order of the header's columns; MISSING where not measured.
+            more: whether other rows follow at once; they are then written together.
         """
         if os.getpid() != self._pid:
             self._leave_parent()
         if (self._live.is_full or not self._fits) and clock.monotonic() >= self._retry_at:
             self._fits = self._go_on(self._next_layout()) or self._fits
         if self._fits:
-            self._live.append(step, time, row)
+            self._live.append(step, time, row, more=more)
         else:
             self._live.lose_row()
 

@@ -1,0 +1,99 @@
+"""Tell the probes when a module is called and what it returned.
+
+Every call of a module goes through `nn.Module.__call__`. Replacing that one function while somebody watches
+costs a lookup per call; a forward hook makes torch take its slow path, is copied with the model (`deepcopy`,
+`torch.save`), and stays behind if something goes wrong. A compiled model is traced through it as if it were
+not there: what happens inside of it is not told.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
+Leave = Callable[[tuple[Any, ...], Any], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watcher:
+    """Called before and after each call of one module; neither may raise."""
+
+    enter: Enter | None = None
+    leave: Leave | None = None
+
+
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+# by id: a class of the user's may compare its modules, and then they have no hash
+_entering: dict[int, Enter] = {}
+_leaving: dict[int, Leave] = {}
+_watchers: dict[int, list[Watcher]] = {}
+_patches: list[Callable[..., Any]] = []
+
+
+def watch(watchers: Mapping[int, Watcher]) -> None:
+    """Begin to tell; keys are ids of modules that the caller keeps alive, and that others may watch too."""
+    if not _patches or nn.Module.__call__ is not _patches[-1]:
+        _install(nn.Module.__call__)
+    for key, watcher in watchers.items():
+        _watchers.setdefault(key, []).append(watcher)
+        _tell(key)
+
+
+def unwatch(watchers: Mapping[int, Watcher]) -> None:
+    """Stop telling; with the last watcher torch gets its own function back."""
+    for key, watcher in watchers.items():
+        if watcher in _watchers.get(key, ()):
+            _watchers[key].remove(watcher)
+            _tell(key)
+    if not _watchers and _patches and nn.Module.__call__ is _patches[-1]:
+        # someone who wrapped ours meanwhile keeps it; with no watcher it only calls through
+        nn.Module.__call__ = _patches.pop().__wrapped__  # type: ignore[attr-defined, method-assign]
+
+
+def _tell(key: int) -> None:
+    """Renew what is called for a module: the lookup has to be one, and of one callable."""
+    told = _watchers[key]
+    _put(_entering, key, [watcher.enter for watcher in told if watcher.enter])
+    _put(_leaving, key, [watcher.leave for watcher in told if watcher.leave])
+    if not told:
+        del _watchers[key]
+
+
+def _put(table: dict[int, Hook], key: int, hooks: list[Hook]) -> None:
+    table.pop(key, None)
+    if hooks:
+        table[key] = hooks[0] if len(hooks) == 1 else cast("Hook", _all(hooks))
+
+
+def _all(hooks: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def each(*args: Any) -> None:
+        for hook in hooks:
+            hook(*args)
+
+    return each
+
+
+def _install(original: Callable[..., Any]) -> None:
+    @functools.wraps(original)
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes that one's place
+        if torch.compiler.is_compiling():
+            return original(self, *args, **kwargs)
+        key = id(self)
+        enter = _entering.get(key)
+        if enter is not None:
+            enter(self, args, kwargs)
+        output = original(self, *args, **kwargs)
+        leave = _leaving.get(key)
+        if leave is not None:
+            leave(args, output)
+        return output
+
+    _patches.append(__call__)
+    nn.Module.__call__ = __call__  # type: ignore[method-assign]

@@ -409,7 +409,7 @@ class Syncs(TorchDispatchMode):
 @pytest.mark.parametrize(("kind", "torchs"), [("fused adam", 0), ("plain", 2)])
 def test_on_a_device_nothing_waits(monkeypatch: pytest.MonkeyPatch, kind: str, torchs: int) -> None:
     """Numbers that may not be read are handed on as tensors of their own; only torch itself reads any."""
-    monkeypatch.setattr(scaling, "_own", lambda number: number.detach().clone())
+    monkeypatch.setattr(scaling, "_is_here", lambda _: False)
     models = [layer(), layer(INF)]
     optimizers = [MAKERS[kind](model.parameters()) for model in models]
     scaler = GradScaler("cpu", init_scale=4.0)

@@ -13,8 +13,8 @@ from nanscope.run import Bools, Run
 from nanscope.values import Kind, Phase, Site
 
 SEEN = (Kind.INPUT, Kind.OUTPUT)
-LEARNT = (Kind.WEIGHT,)
-BACKWARD = (Kind.GRAD_OUTPUT, Kind.GRAD, Kind.UPDATE)
+LEARNT = (Kind.WEIGHT, Kind.UPDATE)
+BACKWARD = (Kind.GRAD_OUTPUT, Kind.GRAD)
 _Columns = list[tuple[Site | None, str]]
 
 

@@ -54,7 +54,9 @@ def _skipped(run: Run, episode: Episode, birth: Birth) -> bool:
 
     A guess, for runs that do not tell which updates were skipped; where they do it is no episode at all.
     """
-    half = any(site.dtype == "float16" for site in run.sites) and not run.has(None, "skipped")
+    if run.has(None, "skipped"):
+        return False
+    half = any(site.dtype == "float16" for site in run.sites) or run.has(None, "loss_scale")
     return half and birth.phase is Phase.BACKWARD and episode.harmful
 
 

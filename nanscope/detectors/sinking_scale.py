@@ -89,7 +89,7 @@ def _steep(scale: Scale, since: int) -> _Fall | None:
     if not ends.size:
         return None
     starts = np.maximum(np.searchsorted(scale.rows, scale.rows[ends] - WINDOW, "right") - 1, since)
-    factors = np.log2(scale.values[starts]) - np.log2(np.maximum(scale.values[ends], TINY))
+    factors = np.log2(np.maximum(scale.values[starts], TINY)) - np.log2(np.maximum(scale.values[ends], TINY))
     return _fall(scale, int(starts[factors.argmax()])) if factors.max() >= FALL else None
 
 

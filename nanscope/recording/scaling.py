@@ -222,7 +222,12 @@ def _outcome(scaler: GradScaler, optimizer: Optimizer, *, ran: bool) -> Number:
 
 def _own(number: Tensor) -> Number:
     """The number, or on a device a copy that later writes do not reach."""
-    return float(number) if number.device.type == "cpu" else number.detach().clone()
+    return float(number) if _is_here(number) else number.detach().clone()
+
+
+def _is_here(number: Tensor) -> bool:
+    """Whether it can be read without waiting for a device."""
+    return number.device.type == "cpu"
 
 
 def _mean(numbers: Sequence[Number]) -> Number:

@@ -75,7 +75,10 @@ def test_a_share_of_several_optimizers_counts() -> None:
     """One of two optimizers skipped: told, but the non-finite gradient did go into an update."""
     run = scaled_run(200, [60], skipped=np.where(np.arange(200) == 60, 0.5, 0))
     assert found_in(run).evidence["skipped"] == 1
-    assert [finding.rule for finding in detect(run)] == ["NS103", "NS104"]
+    assert [(finding.rule, finding.severity) for finding in detect(run)] == [
+        ("NS103", Severity.WARNING),
+        ("NS104", Severity.NOTE),
+    ]
 
 
 def test_a_flag_without_an_overflow() -> None:
@@ -112,10 +115,11 @@ def test_a_bad_batch_at_the_end_without_a_scaler() -> None:
 
 
 def test_poisoned_weights_behind_skips() -> None:
-    """Near miss: every update is skipped because the weights are NaN already."""
+    """Near miss: all is skipped because the weights, which nobody looked at in time, are NaN."""
     bad = np.where(np.arange(200) >= 195, NAN, 1.0)
-    weights = {"fc1.weight": np.where(np.arange(200) >= 194, NAN, 1.0)}
-    run = scaled_run(200, range(195, 200), outputs={"fc1": bad}, loss=bad, weights=weights)
+    weights = {"fc1.weight": [1.0, *[None] * 194, *[NAN] * 5]}
+    event = {"kind": "state", "step": 195, "parameters": {"fc1.weight": [4, 0]}, "buffers": {}}
+    run = scaled_run(200, range(195, 200), outputs={"fc1": bad}, loss=bad, weights=weights, events=[event])
     (birth,) = first_nonfinite(run)
     assert (birth.step, str(birth.site)) == (194, "fc1.weight")
 

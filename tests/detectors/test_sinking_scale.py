@@ -52,10 +52,11 @@ NEAR: dict[str, Run] = {
     "the search for a level, from high up": scaled_run(300, range(30), init=2.0**32),
     "a fall that ended, and growth since": scaled_run(6000, [*range(1000, 1012)]),
     "slow: gradients that grow within a long training": scaled_run(
-        30_000, range(3000, 3000 + 12 * 1990, 1990)
+        26_000, range(3000, 3000 + 12 * 1990, 1990)
     ),
     "nine halvings": scaled_run(3000, range(1500, 2400, 100)),
     "a level about 1": scaled_run(9000, [0, 2001, 4500, 6600], init=1.0),
+    "two halvings in a row across 1": scaled_run(1500, [500, 900], init=2.0),
     "born below 1": scaled_run(500, [100], init=0.25),
     "lowered by hand": scaled_run(500, [], loss_scale=np.where(np.arange(500) < 200, 65536.0, 0.5)),
     "no scaler": healthy_run(300),

@@ -32,6 +32,7 @@ STATS: Mapping[str, str] = {
     "nan_count": "elements that are NaN",
     "inf_count": "elements that are +inf or -inf",
     "abs_max": "largest absolute value; measured at a cadence and near trouble",
+    "ratio": "l2 of the update over l2 of the weight after it; measured at a cadence",
     "dead_fraction": "units whose output was zero for every sample of the last window; measured at a cadence",
 }
 """Every stat that a site may have, with its definition."""

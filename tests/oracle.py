@@ -37,15 +37,22 @@ def slowly(model: nn.Module, optimizer: Optimizer) -> Iterator[list[Norms]]:
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     handles = [m.register_forward_hook(_watch(n or "model", seen)) for n, m in model.named_modules()]
 
+    before: dict[str, Tensor] = {}
+
+    def begin(*_: Any) -> None:
+        before.update({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+
     def end(*_: Any) -> None:
         norms = {site: norm(tensors) for site, tensors in seen.items()}
         for name, parameter in model.named_parameters():
             norms[name] = norm([parameter])
+            norms[f"{name}.update"] = norm([parameter.detach().double() - before[name].double()])
             if parameter.grad is not None:
                 norms[f"{name}.grad"] = norm([parameter.grad])
         steps.append(norms)
         seen.clear()
 
+    handles.append(optimizer.register_step_pre_hook(begin))
     handles.append(optimizer.register_step_post_hook(end))
     try:
         yield steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 WINDOW = 100  # steps between looks in calm weather, and of close looks after an alarm
+MOST_WINDOWS = 5  # between looks at the weights, when a step is of one sample
 LEARN = 10  # steps at the start that are all looked at: what is usual is not known yet
 UNUSUAL = 10.0  # times the largest value of the last one to two windows
 
@@ -42,6 +43,15 @@ class Alert:
     def due(self, step: int) -> bool:
         """Whether this step is to be looked at closely."""
         return step < self._until or step % WINDOW == 0
+
+    def looks(self, step: int, samples: int) -> bool:
+        """Whether the weights are to be looked at in this step.
+
+        That costs several passes over them. A step of few samples makes few passes itself, and so these are
+        spread over more of them: in calm weather they take half a per cent.
+        """
+        every = WINDOW * max(1, MOST_WINDOWS // max(1, samples))
+        return step < self._until or step % every == 0
 
     def notice_loss(self, step: int, loss: float) -> bool:
         """Take in the loss of a step; whether it is alarming."""

@@ -29,6 +29,7 @@ PHASES = {
     Kind.GRAD_OUTPUT: Phase.BACKWARD,
     Kind.GRAD: Phase.BACKWARD,
     Kind.WEIGHT: Phase.UPDATE,
+    Kind.UPDATE: Phase.UPDATE,
 }
 
 
@@ -70,7 +71,7 @@ class Ledger:
         self._gauge = gauge
         self._harmful = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.WEIGHT)]
         self._layout = layout
-        self._rows = Rows(layout, frozenset(places.grads))
+        self._rows = Rows(layout, places)
         self._sink = sink
         self._waiting: list[Step] = []
         self._last: tuple[int, Floats] | None = None

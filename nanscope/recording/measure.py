@@ -30,6 +30,7 @@ from nanscope.recording.routine import Routine
 from nanscope.recording.units import Units
 
 WAITING_ELEMENTS = 16_384  # of a pass; with more of them a copy costs as much as a look
+COPIED_BYTES = 1 << 24  # of parameters in an update
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
 
@@ -86,6 +87,8 @@ class Gauge:
         self._plans: dict[object, Plan] = {}
         self._arenas: dict[tuple[Shapes, bool], Arena] = {}
         self._pending: list[Reading] = []
+        self._copies: dict[int, Tensor] = {}
+        self._first_copied = 0
         self._count = False
 
     def begin(self, roots: tuple[Tensor, ...], passes: Sequence[Pass]) -> None:
@@ -93,14 +96,36 @@ class Gauge:
         self._factors.begin(roots, passes)
 
     @torch.no_grad()
+    def remember(self) -> None:
+        """The parameters are about to be updated: keep some of them as they are, to see how far they move.
+
+        Which ones changes from look to look, if they are too many for a copy that nobody notices.
+        """
+        self._copies, room = {}, COPIED_BYTES
+        for i in range(len(self._places.parameters)):
+            number = (self._first_copied + i) % len(self._places.parameters)
+            parameter = self._places.parameters[number]
+            room -= parameter.nbytes
+            if self._copies and room < 0:
+                self._first_copied = number
+                return
+            if parameter.numel():
+                self._copies[number] = stats.strided(parameter).clone()
+
+    @torch.no_grad()
     def weights(self) -> Reading:
-        """Norms and largest absolute values of all parameters."""
+        """Norms and largest absolute values of all parameters, norms of the updates that were remembered."""
+        copies, self._copies = self._copies, {}
+        for i, copy in copies.items():
+            copy.sub_(stats.strided(self._places.parameters[i]))
         pairs = zip(self._places.weights, self._places.parameters, strict=True)
         held = [(place, stats.strided(tensor)) for place, tensor in pairs if tensor.numel()]
-        places, tensors = tuple(place for place, _ in held), [tensor for _, tensor in held]
-        known = stats.norms(tensors) if tensors else torch.empty(0)
+        peaked, tensors = tuple([place for place, _ in held]), [tensor for _, tensor in held]
         peaks = [stats.peaks(tensors)] if tensors else []
-        plan = self._plans.setdefault(places, Plan(places, peaked=places))
+        tensors += copies.values()
+        known = stats.norms(tensors) if tensors else torch.empty(0)
+        places = (*peaked, *(self._places.updates[i] for i in copies))
+        plan = self._plans.setdefault(places, Plan(places, peaked=peaked))
         reading = Reading(plan, known, None, peaks, [], [], 0)
         self._pending.append(reading)
         return _sent(reading, []) if known.is_cuda else _sealed(reading, tensors)

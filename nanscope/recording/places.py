@@ -29,7 +29,7 @@ class Places:
     Attributes:
         keys: name and kind of every place; a place is an index into it.
         outputs, gradients: place of a watched module's output and of the gradient of that output, by fqn.
-        parameters: every parameter once, with `weights` and `grads`, its places, in the same order.
+        parameters: every parameter once, with `weights`, `grads` and `updates`, its places, in the same order.
         peaked: the places whose largest absolute value is taken when a step is looked at closely.
         rectified: the output places whose units can die.
         entry: the place of the root's input.
@@ -45,6 +45,7 @@ class Places:
         self.parameters: tuple[Tensor, ...] = tuple(named.values())
         self.weights = tuple(self._add(name, Kind.WEIGHT) for name in named)
         self.grads = tuple(self._add(name, Kind.GRAD) for name in named)
+        self.updates = tuple(self._add(name, Kind.UPDATE) for name in named)
         self.peaked = frozenset(self.outputs.values())
         rectifiers = (name for name, module in self.modules.items() if isinstance(module, RECTIFIERS))
         self.rectified = frozenset(self.outputs[name] for name in rectifiers)
@@ -71,7 +72,7 @@ class Places:
         """
         order = {place: number for number, place in enumerate(p for p in seen if p in self.peaked)}
         by_module = {self.keys[place][0]: number for place, number in order.items()}
-        parameter = dict(zip((*self.weights, *self.grads), self.parameters * 2, strict=True))
+        parameter = dict(zip((*self.weights, *self.grads, *self.updates), self.parameters * 3, strict=True))
 
         def site(place: int, name: str, kind: Kind) -> Site:
             tensor = parameter.get(place)
@@ -106,12 +107,13 @@ class Layout:
     def of(cls, places: Places, sites: tuple[Site, ...], scalars: tuple[str, ...]) -> Layout:
         """Lay out the row of a model's places and the given scalars; spare scalars are added at the end."""
         everywhere = range(len(sites))
-        peaked = [p for p in everywhere if sites[p].kind in (Kind.OUTPUT, Kind.WEIGHT)]
+        counted = [p for p in everywhere if sites[p].kind is not Kind.UPDATE]  # the weight's counts tell
         stats = {
             "l2": everywhere,
-            "nan_count": everywhere,
-            "inf_count": everywhere,
-            "abs_max": peaked,
+            "nan_count": counted,
+            "inf_count": counted,
+            "abs_max": [p for p in everywhere if sites[p].kind in (Kind.OUTPUT, Kind.WEIGHT)],
+            "ratio": places.updates,
             "dead_fraction": sorted(places.rectified),
         }
         columns: list[Column] = []

@@ -99,6 +99,7 @@ class Recorder:
         self._witness: Tensor | None = None
         self._state_told = False
         self._backwards = 0
+        self._looking = False  # whether this update is looked at
         self._began = time.time()
         self._zero = time.perf_counter()
         self._active = True
@@ -301,6 +302,9 @@ class Recorder:
     def _before_update(self, optimizer: Optimizer) -> None:
         if not self._step.readings and not self._probes.empty:
             self._measure(())  # the gradients came by another way than backward()
+        if not self._looking and self._wants_look():
+            self._looking = True
+            self._gauge.remember()
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
             self._step.scalars.setdefault("lr", float(lr))
@@ -313,15 +317,21 @@ class Recorder:
         if self._updates.count(optimizer):
             self._end_step()
 
+    def _wants_look(self) -> bool:
+        """Whether the parameters are to be looked at in this step."""
+        step = self._step
+        samples = sum([reading.samples for reading in step.readings])
+        return self._ledger is None or self._ledger.alert.looks(step.number, samples) or step.broken
+
     def _end_step(self) -> None:
         if self._ledger is None or self._grown:
             self._open_ledger(())
         assert self._ledger is not None
         step = self._step
         step.time = time.perf_counter() - self._zero
-        broken = any(reading.broken for reading in step.readings)  # what did this update make of it?
-        if broken or self._ledger.alert.due(step.number):
+        if self._looking or self._wants_look():
             step.weights = self._gauge.weights()
+            self._looking = False
         self._ledger.end(step)
         self.steps += 1
         self._step = Step(self.steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanscope.recording import stats
 from nanscope.recording.measure import Reading
-from nanscope.recording.places import Layout
+from nanscope.recording.places import Layout, Places
 from nanscope.recording.plan import Plan
 from nanscope.run import MISSING, Floats
 
@@ -69,13 +69,14 @@ class Rows:
     """Builds rows of one layout.
 
     Args:
-        grads: places of parameter gradients. These accumulate over the backward passes of a step by
+        places: of the model. Gradients of parameters accumulate over the backward passes of a step by
             themselves, so that the last reading holds; other places count as one concatenated tensor.
     """
 
-    def __init__(self, layout: Layout, grads: frozenset[int]) -> None:
+    def __init__(self, layout: Layout, places: Places) -> None:
         self._layout = layout
-        self._grads = grads
+        self._weight_of = dict(zip(places.updates, places.weights, strict=True))
+        self._grads = frozenset(places.grads)
         self._first_of_logits = layout.scalars.get("logits_abs_max")  # margin, NaN rows, classes follow
         self._classes = max(0, sum(name.startswith("predicted_") for name in layout.scalars) - 1)
         self._blank = np.full(len(layout.columns), MISSING, np.float32)
@@ -101,6 +102,7 @@ class Rows:
             if step.weights is not None:
                 self._put(row[None], _table(step.weights.plan, [step.weights]))
                 self._put_peaks(row[None], step.weights.plan, _numbers([step.weights]))
+                self._put_ratios(row, [p for p in step.weights.plan.places if p in self._weight_of])
         return rows
 
     def _fill(self, rows: Floats, plan: Plan, steps: list[Step]) -> None:
@@ -136,14 +138,24 @@ class Rows:
         for reading in step.readings:
             self._put_dead(row[0], reading)
 
+    def _put_ratios(self, row: Floats, seen: Sequence[int]) -> None:
+        """Of the parameters whose updates were measured: what share the update is of the weight."""
+        l2, ratio = self._layout.position["l2"], self._layout.position["ratio"]
+        for place in seen:
+            weight, moved = row[l2[self._weight_of[place]]], row[l2[place]]
+            if weight > 0:
+                row[ratio[place]] = moved / weight
+
     def _put_dead(self, row: Floats, reading: Reading) -> None:
         for place, fraction in reading.dead.items():
             row[self._layout.position["dead_fraction"][place]] = fraction
 
     def _put(self, rows: Floats, table: Table) -> None:
         rows[:, self._at("l2", table.places)] = saturated(table.l2)
-        rows[:, self._at("nan_count", table.places)] = _or_missing(table.nan_count)
-        rows[:, self._at("inf_count", table.places)] = _or_missing(table.inf_count)
+        counted = [i for i, place in enumerate(table.places) if place not in self._weight_of]
+        places = tuple([table.places[i] for i in counted])
+        rows[:, self._at("nan_count", places)] = _or_missing(table.nan_count[:, counted])
+        rows[:, self._at("inf_count", places)] = _or_missing(table.inf_count[:, counted])
 
     def _put_peaks(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
         """The largest absolute values, which follow the norms."""

@@ -70,6 +70,7 @@ class Ledger:
         self._sites = sites
         self._gauge = gauge
         self._harmful = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.WEIGHT)]
+        self._backward = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.GRAD_OUTPUT)]
         self._layout = layout
         self._rows = Rows(layout, places)
         self._sink = sink
@@ -97,7 +98,8 @@ class Ledger:
 
     def _urgent(self, step: Step) -> bool:
         losses = [reading.loss for reading in step.readings if reading.loss is not None]
-        alarm = bool(losses) and self.alert.notice_loss(step.number, sum(losses))
+        scale = step.scale if isinstance(step.scale, float) and step.scale > 0 else 1.0
+        alarm = bool(losses) and self.alert.notice_loss(step.number, sum(losses) / scale)
         return alarm or step.weights is not None or step.broken
 
     def write(self, *, wait: bool = False) -> None:
@@ -114,7 +116,8 @@ class Ledger:
             )
         for step, row, total in zip(steps, rows, totals, strict=True):
             self._waiting.pop(0)  # not before: an interrupt while they were measured must not lose them
-            self.alert.notice_norms(step.number, float(total))
+            if not _is_skipped(step):
+                self.alert.notice_norms(step.number, float(total))
             self._write(step, row, more=step is not steps[-1])
         self._last = steps[-1].number, rows[-1].copy()
 
@@ -124,10 +127,13 @@ class Ledger:
         if self.alert.raised_at == step.number:
             self._sink.keep()
         if step.broken:
+            trouble = self._trouble(step, row)
+            if trouble is None and _is_skipped(step):
+                return  # the scaler saw it, and nothing came of it
             if not self.broken:
                 self._sink.keep()
             self.broken = True
-            self.trouble = self.trouble or self._trouble(step.number, row)
+            self.trouble = self.trouble or trouble
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Add scalars to the step that ended last."""
@@ -161,8 +167,10 @@ class Ledger:
                 with np.errstate(over="ignore"):  # a value beyond float32 becomes inf
                     row[column] = value
 
-    def _trouble(self, number: int, row: Floats) -> Trouble | None:
-        bad = is_nonfinite(row[: len(self._sites)])
+    def _trouble(self, step: Step, row: Floats) -> Trouble | None:
+        number, bad = step.number, is_nonfinite(row[: len(self._sites)])
+        if _is_skipped(step):
+            bad[self._backward] = False
         loss_is_bad = bool(is_nonfinite(row[self._layout.scalars["loss"], None])[0])
         if not loss_is_bad and not bad[self._harmful].any():
             return None  # an infinity that the program means, such as a mask
@@ -170,6 +178,11 @@ class Ledger:
         if not sites or (loss_is_bad and PHASES[sites[0].kind] in (Phase.BACKWARD, Phase.UPDATE)):
             return Trouble(number, Phase.LOSS, None)
         return Trouble(number, PHASES[sites[0].kind], sites[0])
+
+
+def _is_skipped(step: Step) -> bool:
+    """Whether a gradient scaler has skipped all updates of the step."""
+    return step.scalars.get("skipped", 0.0) >= 1
 
 
 def _count_ready(steps: list[Step]) -> int:

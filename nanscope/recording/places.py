@@ -29,7 +29,7 @@ class Places:
     Attributes:
         keys: name and kind of every place; a place is an index into it.
         outputs, gradients: place of a watched module's output and of the gradient of that output, by fqn.
-        parameters: every parameter once, with `weights`, `grads` and `updates`, its places, in the same order.
+        parameters: every parameter once; its places in the same order in `weights`, `grads` and `updates`.
         peaked: the places whose largest absolute value is taken when a step is looked at closely.
         rectified: the output places whose units can die.
         entry: the place of the root's input.

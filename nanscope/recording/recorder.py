@@ -35,9 +35,11 @@ from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
-from nanscope.recording.rows import Step
+from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.scalars import scalar_names
+from nanscope.recording.scaling import Scalers
 from nanscope.recording.sink import Sink
+from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import Updates
 from nanscope.run import Header
 from nanscope.values import Epoch
@@ -106,6 +108,8 @@ class Recorder:
         self._pid = os.getpid()
         self._attach()
         self._registrations = Registrations(self._notice_registration)
+        self._scalers = Scalers(self._concerns, self._after_scaled_update, self._guard)
+        self._scalers.attach()
         backward.watch(self)
         return self
 
@@ -161,6 +165,7 @@ class Recorder:
     def _detach(self) -> None:
         self._active = False
         backward.unwatch(self)
+        self._scalers.remove()
         self._registrations.remove()
         self._updates.remove()
         self._probes.remove()
@@ -170,12 +175,14 @@ class Recorder:
     def _suspend(self) -> None:
         """Take every hook off between two steps, as if nothing were recorded; for measuring what it costs."""
         backward.unwatch(self)
+        self._scalers.remove()
         self._updates.remove()
         self._probes.detach()
 
     def _resume(self) -> None:
         """Go on."""
         backward.watch(self)
+        self._scalers.attach()
         self._updates.attach()
         self._probes.attach()
 
@@ -285,6 +292,8 @@ class Recorder:
         if self._witness is None:
             self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
         self._backwards += 1
+        if self._scalers.seen:
+            self._step.scale = self._scalers.scale_of(roots)
         if reading.broken:
             self._tell_state()
 
@@ -299,21 +308,29 @@ class Recorder:
 
     # -- the update -----------------------------------------------------------------------------------
 
-    def _before_update(self, optimizer: Optimizer) -> None:
+    def _before_update(self, _optimizer: Optimizer) -> None:
         if not self._step.readings and not self._probes.empty:
             self._measure(())  # the gradients came by another way than backward()
         if not self._looking and self._wants_look():
             self._looking = True
             self._gauge.remember()
-        lr = optimizer.param_groups[0].get("lr")
-        if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
-            self._step.scalars.setdefault("lr", float(lr))
+
+    def _concerns(self, optimizer: Optimizer) -> bool:
+        return self._updates.concerns(optimizer)
 
     def _after_update(self, optimizer: Optimizer) -> None:
+        if not self._scalers.defers(optimizer):
+            self._after_scaled_update(optimizer)
+
+    def _after_scaled_update(self, optimizer: Optimizer) -> None:
+        """An update was made, or a gradient scaler has skipped it."""
         self._guard(self._count_update)(optimizer)
         self._answer_trouble()  # not guarded: it raises where the user asked for it
 
     def _count_update(self, optimizer: Optimizer) -> None:
+        lr = optimizer.param_groups[0].get("lr")
+        if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
+            self._step.scalars.setdefault("lr", float(lr))
         if self._updates.count(optimizer):
             self._end_step()
 
@@ -329,6 +346,8 @@ class Recorder:
         assert self._ledger is not None
         step = self._step
         step.time = time.perf_counter() - self._zero
+        if self._scalers.seen:
+            step.told = Travelling(self._scalers.take() | ({} if step.scale is None else {SCALE: step.scale}))
         if self._looking or self._wants_look():
             step.weights = self._gauge.weights()
             self._looking = False
@@ -341,6 +360,8 @@ class Recorder:
         self._probes.closely = self._ledger.alert.due(self.steps)
         if self._ledger.broken:
             self._tell_state()
+        elif self._scalers.seen:
+            self._state_told = False  # a skipped update is no reason not to look again
 
     def _answer_trouble(self) -> None:
         trouble = self.trouble

@@ -15,8 +15,11 @@ from nanscope.recording import stats
 from nanscope.recording.measure import Reading
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.plan import Plan
+from nanscope.recording.scaling import Number, scaled_positions, unscale
+from nanscope.recording.travelling import Travelling
 from nanscope.run import MISSING, Floats
 
+SCALE = ""  # its name among what a scaler told; no scalar has it
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -27,6 +30,8 @@ class Step:
 
     Attributes:
         weights: the parameters after the update, if they were looked at.
+        scale: what a gradient scaler multiplied the loss by, None without one.
+        told: what the scaler said, and the scale as `SCALE`; read when the row is built.
         scalars: by name.
     """
 
@@ -34,11 +39,15 @@ class Step:
     time: float = 0.0
     readings: list[Reading] = field(default_factory=list)
     weights: Reading | None = None
+    scale: Number | None = None
+    told: Travelling | None = None
     scalars: dict[str, float] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
         """Whether all numbers are on the host."""
+        if self.told is not None and not self.told.ready:
+            return False
         return all(r.ready for r in self.readings) and (self.weights is None or self.weights.ready)
 
     @property
@@ -75,6 +84,7 @@ class Rows:
 
     def __init__(self, layout: Layout, places: Places) -> None:
         self._layout = layout
+        self._scaled = scaled_positions(layout.columns)
         self._weight_of = dict(zip(places.updates, places.weights, strict=True))
         self._grads = frozenset(places.grads)
         self._first_of_logits = layout.scalars.get("logits_abs_max")  # margin, NaN rows, classes follow
@@ -84,6 +94,7 @@ class Rows:
 
     def build(self, steps: Sequence[Step]) -> Floats:
         """The rows of steps, shape (steps, columns); a finite value beyond float32 becomes its maximum."""
+        scales = np.array([_scale(step) for step in steps])
         rows = np.tile(self._blank, (len(steps), 1))
         begin = 0
         for plan, group in groupby(steps, key=lambda step: step.plan):
@@ -95,6 +106,7 @@ class Rows:
                 for row, step in zip(some, alike, strict=True):
                     self._fill_from_several(row[None], step)
             begin += len(alike)
+        unscale(rows, self._scaled, scales)
         for name in {name for step in steps for name in step.scalars} & self._layout.scalars.keys():
             known = [i for i, step in enumerate(steps) if name in step.scalars]
             rows[known, self._layout.scalars[name]] = [steps[i].scalars[name] for i in known]
@@ -191,6 +203,16 @@ class Rows:
             position = self._layout.position[stat]
             self._indices[key] = np.array([position[place] for place in places], np.intp)
         return self._indices[key]
+
+
+def _scale(step: Step) -> float:
+    """What the step's loss was multiplied by; what the scaler said becomes scalars of the step."""
+    if step.told is None:
+        return 1.0
+    told = step.told.read()
+    scale = told.pop(SCALE, 1.0)
+    step.scalars.update(told)
+    return scale
 
 
 def saturated(values: Doubles) -> Floats:

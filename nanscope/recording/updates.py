@@ -46,6 +46,12 @@ class Updates:
         """Whether an optimizer has stepped in the step under way."""
         return bool(self._stepped)
 
+    def concerns(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is one of those that are watched."""
+        if self._optimizers is not None:
+            return any(optimizer is each for each in self._optimizers)
+        return any(id(p) in self._parameters for group in optimizer.param_groups for p in group["params"])
+
     def count(self, optimizer: Optimizer) -> bool:
         """Take note that an optimizer has stepped; whether that was the last one to wait for."""
         self._stepped.add(id(optimizer))
@@ -63,10 +69,7 @@ class Updates:
 
     def _hook(self, call: Hook) -> Callable[[Optimizer, Any, Any], None]:
         def hook(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            if self._optimizers is not None or self._concerns(optimizer):
+            if self._optimizers is not None or self.concerns(optimizer):
                 call(optimizer)
 
         return hook
-
-    def _concerns(self, optimizer: Optimizer) -> bool:
-        return any(id(p) in self._parameters for group in optimizer.param_groups for p in group["params"])

@@ -186,6 +186,7 @@ class Gauge:
         alone = len(probes.passes) == 1 and not (early or peaked or probes.overwritten)
         probes.routine = self._routine(passes[0], factored, roots) if alone else None
         probes.learn()
+        probes.counts_units = self._units.awake
         reading = Reading(
             plan=plan,
             known=NOTHING,
@@ -244,6 +245,8 @@ class Gauge:
         return taken[: len(plan.places)] + [gradients[place].grad for place, _, _ in plan.derived]
 
     def _see_units(self, places: tuple[int, ...], outputs: list[Tensor]) -> None:
+        if not self._units.awake:
+            return
         for place, output in zip(places, outputs, strict=False):  # the last ones may have no place
             if place in self._places.rectified:
                 self._units.see(place, stats.unit_maxima(output))
@@ -284,7 +287,7 @@ class Gauge:
         for i, shape in enumerate(arena.shapes):
             part = arena.part(i, slot.row, slot.row + len(readings))
             norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
-            if i < len(places) and places[i] in self._places.rectified:
+            if i < len(places) and places[i] in self._places.rectified and self._units.awake:
                 self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
             if i == readings[0].logits_at:
                 self._predict(readings, part.view(len(readings), -1, shape[-1]))

@@ -10,6 +10,7 @@ every line of code touched costs more than what it does. Hence flat closures and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ class Probes:
         odd: whether something has happened that the routine does not know.
         stale: whether the model may have got other modules or parameters.
         closely: whether the largest absolute values are wanted in this step.
+        counts_units: whether it is wanted which units are active.
         in_backward: whether a backward pass is running.
         active: whether anything is collected at all.
     """
@@ -79,6 +81,7 @@ class Probes:
         self._waits: Mapping[int, bool] = {}
         self.stale = False
         self.closely = True
+        self.counts_units = True
         self.in_backward = False
         self.active = True
         self.clear()
@@ -356,8 +359,8 @@ class Probes:
         seen = Measured(place, tensor.dtype, stats.norms([values])[0])
         if self.closely and place in self._places.peaked:
             seen.peak = stats.peaks([values])[0]
-        if place in self._places.rectified:
+        if self.counts_units and place in self._places.rectified:
             seen.maxima = stats.unit_maxima(values)
-        if not tensor.is_cuda and not seen.norm.isfinite():
+        if not tensor.is_cuda and not math.isfinite(seen.norm.item()):
             seen.exact = stats.examine(values)
         return seen

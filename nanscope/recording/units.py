@@ -9,6 +9,7 @@ from torch import Tensor
 
 # A unit that is active for one sample in a hundred is silent through this many with probability 4e-5.
 SAMPLES = 1_000
+REST = 3_000  # samples between two windows: a dead unit stays dead, and looking at all of them takes time
 
 
 class Units:
@@ -17,6 +18,11 @@ class Units:
     def __init__(self) -> None:
         self._largest: dict[int, Tensor] = {}
         self._samples = 0
+
+    @property
+    def awake(self) -> bool:
+        """Whether the units are to be looked at."""
+        return self._samples >= 0
 
     def count(self, samples: int) -> None:
         """So many samples more went through."""
@@ -34,5 +40,5 @@ class Units:
             return {}
         dead = {place: float((largest == 0).float().mean()) for place, largest in self._largest.items()}
         self._largest = {}
-        self._samples = 0
+        self._samples = -REST
         return dead

@@ -84,17 +84,20 @@ class Probes:
         self.counts_units = True
         self.in_backward = False
         self.active = True
+        self._pass = Pass()
+        self.passes = [self._pass]
         self.clear()
         self._watchers = self._made(model)
         self.attach()
 
     def clear(self) -> None:
         """Forget what was collected: a step is over."""
-        self._pass = Pass()
         self._current = None
-        self.passes = [self._pass]
-        self.odd = False
         self.usual.clear()
+        if len(self.passes) != 1 or not self._pass.untouched:
+            self._pass = Pass()
+            self.passes = [self._pass]
+        self.odd = False
         self._handles = []
 
     def spend(self) -> None:
@@ -207,17 +210,14 @@ class Probes:
             self._fail(error)
 
     def _begin(self, entering: tuple[Any, ...]) -> None:
-        usual, one = self.usual, self._pass
-        routine = self.routine
+        usual, routine = self.usual, self.routine
         if routine is not None and not (self.closely or usual.begun or self.odd):
             self._current, self._waits = usual, routine.waits
             usual.begun = True
             self._let_in(usual, entering)
             return
         self.unfold()
-        if not one.untouched:
-            one = self._next()
-        self._let_in(one, entering)
+        self._let_in(self._pass if self._pass.untouched else self._next(), entering)
 
     def _let_in(self, one: Pass | UsualPass, entering: tuple[Any, ...]) -> None:
         one.rows = next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0)

@@ -37,7 +37,7 @@ from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
 from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.scalars import scalar_names
-from nanscope.recording.scaling import Scalers
+from nanscope.recording.scaling import Number, Scalers
 from nanscope.recording.sink import Sink
 from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import Updates
@@ -102,6 +102,7 @@ class Recorder:
         self._state_told = False
         self._backwards = 0
         self._looking = False  # whether this update is looked at
+        self._scale: Number | None = None  # of the backward pass that runs, or ran last
         self._began = time.time()
         self._zero = time.perf_counter()
         self._active = True
@@ -255,11 +256,19 @@ class Recorder:
 
     def before_backward(self, roots: tuple[Tensor, ...]) -> None:
         """See `nanscope.recording.backward.Watcher`."""
-        self._guard(self._prepare)(roots)
+        if self._active:
+            try:
+                self._prepare(roots)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._step_aside(error)
 
     def after_backward(self, roots: tuple[Tensor, ...]) -> None:
         """See `nanscope.recording.backward.Watcher`."""
-        self._guard(self._measure)(roots)
+        if self._active:
+            try:
+                self._measure(roots)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._step_aside(error)
 
     def backward_failed(self) -> None:
         """See `nanscope.recording.backward.Watcher`."""
@@ -270,9 +279,11 @@ class Recorder:
             self._end_step()
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
-        self._probes.begin_backward()
-        if not self._probes.usual.begun:
-            self._gauge.begin(roots, self._probes.passes)
+        probes = self._probes
+        probes.begin_backward()
+        self._scale = self._scalers.scale_of(roots) if self._scalers.seen else None
+        if not probes.usual.begun:
+            self._gauge.begin(roots, probes.passes)
 
     def _measure(self, roots: tuple[Tensor, ...]) -> None:
         probes = self._probes
@@ -292,8 +303,7 @@ class Recorder:
         if self._witness is None:
             self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
         self._backwards += 1
-        if self._scalers.seen:
-            self._step.scale = self._scalers.scale_of(roots)
+        self._step.scale = self._scale
         if reading.broken:
             self._tell_state()
 
@@ -310,6 +320,7 @@ class Recorder:
 
     def _before_update(self, _optimizer: Optimizer) -> None:
         if not self._step.readings and not self._probes.empty:
+            self._scale = None
             self._measure(())  # the gradients came by another way than backward()
         if not self._looking and self._wants_look():
             self._looking = True
@@ -324,8 +335,13 @@ class Recorder:
 
     def _after_scaled_update(self, optimizer: Optimizer) -> None:
         """An update was made, or a gradient scaler has skipped it."""
-        self._guard(self._count_update)(optimizer)
-        self._answer_trouble()  # not guarded: it raises where the user asked for it
+        if self._active:
+            try:
+                self._count_update(optimizer)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+                self._step_aside(error)
+        if self._on_nonfinite != "record":
+            self._answer_trouble()  # not guarded: it raises where the user asked for it
 
     def _count_update(self, optimizer: Optimizer) -> None:
         lr = optimizer.param_groups[0].get("lr")
@@ -336,9 +352,12 @@ class Recorder:
 
     def _wants_look(self) -> bool:
         """Whether the parameters are to be looked at in this step."""
-        step = self._step
-        samples = sum([reading.samples for reading in step.readings])
-        return self._ledger is None or self._ledger.alert.looks(step.number, samples) or step.broken
+        step, ledger = self._step, self._ledger
+        if ledger is None or step.broken:
+            return True
+        if not ledger.alert.due(step.number):
+            return False
+        return ledger.alert.looks(step.number, sum(reading.samples for reading in step.readings))
 
     def _end_step(self) -> None:
         if self._ledger is None or self._grown:

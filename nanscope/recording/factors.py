@@ -3,7 +3,7 @@
 With the gradient D of the layer's output, shape (rows, out), and its input X, shape (rows, in), the gradient
 of the weight is D'X and that of the bias is the sum of D's rows. With one row the norm of the first is
 exactly |D| |X| (Goodfellow 2015, arXiv:1510.01799), two short vectors instead of `out * in` elements, and
-the second is D itself.
+the second is D itself. With few rows see `nanscope.recording.gram`.
 
 It holds only where this product is the whole gradient that arrives in `weight.grad`. `Factors` sees to that.
 """
@@ -14,18 +14,20 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
+from nanscope.recording import gram
 from nanscope.recording.passes import LinearCall, Pass
 
 WALK_LIMIT = 2_000  # nodes; a larger graph is not worth the walk
 WALK_EVERY = 16  # steps, on average
 SMALL_ELEMENTS = 4_096  # the gradient of a smaller parameter is no dearer than its factors
 
-Factored = tuple[int, int, int, int | None]
-"""A linear call: its number, place of the arriving gradient, id of the parameter (weight or bias), and, of a
-weight, which kept tensor went in (-1 if none of them); None of a bias."""
+Factored = tuple[int, int, int, int | None, bool]
+"""A linear call: its number, place of the arriving gradient, id of the parameter (weight or bias); of a
+weight which kept tensor went in (-1 if none of them), None of a bias; whether there was but one row."""
 
 
 def plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -55,12 +57,11 @@ def eligible(parameter: Tensor) -> bool:
     )
 
 
-def one_row(call: LinearCall, output: Tensor) -> bool:
-    """Whether the call had a single row, all in the weight's dtype (autocast would round the factors)."""
+def _fits(call: LinearCall, output: Tensor) -> bool:
+    """Whether all are of the weight's dtype (autocast would round the factors), and nobody else listens."""
     _, module, entering, _ = call
     same = entering.dtype == module.weight.dtype == output.dtype
-    alone = output._backward_hooks is None or len(output._backward_hooks) <= 1  # else the gradient may change
-    return same and alone and output.numel() == module.out_features
+    return same and (output._backward_hooks is None or len(output._backward_hooks) <= 1)
 
 
 class Factors:
@@ -103,14 +104,19 @@ class Factors:
         linears = [(one.calls[call[0]], call) for one in passes for call in one.linears]
         for i, ((_, output, _, back, _), call) in enumerate(linears):
             _, module, entering, version = call
-            if id(module.weight) in self.valid and entering._version == version and one_row(call, output):
-                yield i, back, id(module.weight), where.get(id(entering), -1)
+            if id(module.weight) not in self.valid or entering._version != version or not _fits(call, output):
+                continue
+            rows, kept = output.numel() // module.out_features, where.get(id(entering), -1)
+            if rows == 1:
+                yield i, back, id(module.weight), kept, True
                 if module.bias is not None and id(module.bias) in self.valid:
-                    yield i, back, id(module.bias), None
+                    yield i, back, id(module.bias), None, True
+            elif kept >= 0 and gram.pays(rows, *module.weight.shape) and output.dtype is torch.float32:
+                yield i, back, id(module.weight), kept, False
 
     def known_by_bias(self, one: Pass, factored: Iterable[Factored]) -> dict[int, Tensor]:
         """Numbers of the calls whose output has the gradient of the layer's bias, with the biases."""
-        keys = {key for _, _, key, _ in factored}
+        keys = {key for _, _, key, _, alone in factored if alone}
         if not self.spotless:
             return {}
         return {number: m.bias for number, m, _, _ in one.linears if {id(m.weight), id(m.bias)} <= keys}

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanscope.recording import stats
+from nanscope.recording import gram, stats
 from nanscope.recording.arena import Arena, Shapes, Slot
 from nanscope.recording.factors import Factored, Factors
 from nanscope.recording.passes import NOTHING, Measured, Pass
@@ -225,7 +225,7 @@ class Gauge:
         now = measured if small or on_gpu else measured + waiting
         known = [norm.reshape(1) for norm in early]
         if now:
-            known.append(stats.norms([stats.strided(tensor) for tensor in now]))
+            known.append(_norms(now, {} if on_gpu else _products(reading.plan, waiting)))
         reading.known = _joined(known) if known else NOTHING
         if waiting and small and not on_gpu:
             odd = any(tensor.is_complex() for tensor in waiting)
@@ -332,6 +332,22 @@ def _still_there(passes: Sequence[Pass], entry: int) -> tuple[list[int], list[Te
 
 def _losses(roots: Iterable[Tensor]) -> list[Tensor]:
     return [root for root in roots if root.numel() == 1]
+
+
+def _products(plan: Plan, waiting: Sequence[Tensor]) -> dict[int, float]:
+    """Norms of gradients that are had from inner products, by their number among those measured at once."""
+    found = {n: gram.squared_norm(waiting[d], waiting[x]) for n, d, x in plan.products}
+    return {n: math.sqrt(square) for n, square in found.items() if square is not None}
+
+
+def _norms(tensors: Sequence[Tensor], known: Mapping[int, float]) -> Tensor:
+    """Norms of tensors, of which some are known by number."""
+    measured = stats.norms([stats.strided(t) for n, t in enumerate(tensors) if n not in known])
+    if not known:
+        return measured
+    rest = iter(measured.tolist())
+    together = [known[n] if n in known else next(rest) for n in range(len(tensors))]
+    return torch.tensor(together, dtype=torch.float64)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -72,7 +72,7 @@ class Routine:
         self._measured = [*direct, *known.values(), *small]
         self._first = len(direct)
         self._factored = [p for p in places.parameters if id(p) in {call[2] for call in factored}]
-        self._fed = [(one.linears[i][0], where) for i, _, _, where in factored if where not in (None, -1)]
+        self._fed = [(one.linears[i][0], where) for i, _, _, where, _ in factored if where not in (None, -1)]
         self._extra = [one.linears[i][0] for i in self.plan.entering]
         self._distance = distance(roots, calls[0][1])
 

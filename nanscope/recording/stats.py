@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 16_384  # elements; torch adds squares of float32 up to an error of 1e-6 here, of 2e-4 for 8 million
+BLOCK = 16_384  # elements
+LONG = 1 << 18  # elements; torch's float32 norm of so many is right to 3e-6, of 8 million to 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +49,31 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     wide = any(t.dtype is torch.float64 for t in tensors)
     dtype = torch.float64 if wide else torch.float32
-    small = [t for t in tensors if t.is_cuda or t.numel() <= BLOCK]
+    long = [_is_long(tensor) for tensor in tensors]
+    small = [tensor for tensor, is_long in zip(tensors, long, strict=True) if not is_long]
     parts = iter(torch._foreach_norm(small, 2, dtype=dtype)) if small else iter(())
-    found = [next(parts) if t.is_cuda or t.numel() <= BLOCK else _long_norm(t, dtype) for t in tensors]
+    found = [
+        _long_norm(tensor, dtype) if is_long else next(parts)
+        for tensor, is_long in zip(tensors, long, strict=True)
+    ]
     home = found[0].device
     return torch.stack([part.to(home, non_blocking=True) for part in found])
+
+
+def _is_long(tensor: Tensor) -> bool:
+    """Whether torch would lose digits; with strides it adds one element after the other."""
+    elements = tensor.numel()
+    return elements > BLOCK and not tensor.is_cuda and (elements > LONG or not tensor.is_contiguous())
 
 
 def _long_norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The norm of a long tensor on the CPU, where torch adds one after the other: block by block."""
     flat = _flat(tensor)
     whole = flat.numel() // BLOCK * BLOCK
-    blocks = torch.linalg.vector_norm(flat[:whole].view(-1, BLOCK), dim=1, dtype=dtype)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype)
-    together: Tensor = torch.linalg.vector_norm(torch.cat((blocks, rest[None])).double())
+    found = torch.linalg.vector_norm(flat[:whole].view(-1, BLOCK), dim=1, dtype=dtype)
+    if whole < flat.numel():
+        found = torch.cat((found, torch.linalg.vector_norm(flat[whole:], dtype=dtype)[None]))
+    together: Tensor = torch.linalg.vector_norm(found, dtype=torch.float64)
     return together.to(dtype)
 
 

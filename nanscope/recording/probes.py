@@ -11,7 +11,7 @@ every line of code touched costs more than what it does. Hence flat closures and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -148,14 +148,41 @@ class Probes:
         """Be told no more."""
         calls.unwatch(self._watchers)
 
-    def begin_backward(self) -> None:
+    def begin_backward(self, roots: Sequence[Tensor]) -> None:
         """A backward pass begins: a module called from now on is a checkpoint that runs again."""
         self.in_backward = True
         self._current = None
+        usual, routine = self.usual, self.routine
+        if usual.begun and (usual.spent or self.odd or routine is None or not routine.expects(usual, roots)):
+            self.unfold()
+
+    def drop_backward(self) -> None:
+        """A backward pass has failed: what it reached counts only if another one goes through it."""
+        self.in_backward = False
+        self.unfold()
+        for each in self.passes:
+            each.touched = False
+            for call in each.calls:
+                call[4].clear()
 
     def learn(self) -> None:
         """See which places are overwritten, so that they are measured in time from now on."""
         self.hasty = (self.hasty or set()) | self.overwritten
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """Gradient of the output and input of every call of a Linear layer that is still kept."""
+        usual, found = self.usual, []
+        arrived = iter(usual.arrived)
+        for out, args in zip(usual.outs, usual.fed, strict=True):
+            gradients = next(arrived) if self._waits[out] else []
+            if factors.plain_linear(self._places.modules[self._places.keys[out][0]]) and gradients and args:
+                found.append((gradients[0], args[0]))
+        for one in self.passes:
+            kept = [
+                (one.calls[number][4], x) for number, _, x, version in one.linears if x._version == version
+            ]
+            found += [(gradients[0], x) for gradients, x in kept if gradients]
+        return found
 
     @property
     def empty(self) -> bool:

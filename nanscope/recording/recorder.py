@@ -31,11 +31,12 @@ from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording import backward, stats
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.ledger import Latest, Ledger, Trouble
-from nanscope.recording.measure import Gauge
+from nanscope.recording.measure import Gauge, Reading
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
 from nanscope.recording.rows import SCALE, Step
+from nanscope.recording.samples import Doubles, heaviest, sample_norms
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.scaling import Number, Scalers
 from nanscope.recording.sink import Sink
@@ -44,6 +45,7 @@ from nanscope.recording.updates import Updates
 from nanscope.run import Header
 from nanscope.values import Epoch
 
+MOST_SAMPLES = 128  # steps of which the gradient norms of the samples are kept
 LONGEST_MESSAGE = 10_000  # letters of an exception's text that are kept
 
 OnNonfinite = Literal["record", "raise", "stop"]
@@ -101,6 +103,7 @@ class Recorder:
         self._witness: Tensor | None = None
         self._state_told = False
         self._backwards = 0
+        self._samples: dict[int, Doubles] = {}
         self._looking = False  # whether this update is looked at
         self._scale: Number | None = None  # of the backward pass that runs, or ran last
         self._began = time.time()
@@ -212,6 +215,14 @@ class Recorder:
             self._answer_trouble()
         return result
 
+    def sample_norms(self) -> dict[int, Doubles]:
+        """Gradient norms of single samples, by step: of the last steps that were looked at closely.
+
+        These are the first ten but one, every hundredth, those near trouble, and any whose loss is not finite.
+        A norm is over the weights of the Linear layers whose input and output are small enough to be kept.
+        """
+        return dict(self._samples)
+
     def log(self, **scalars: float) -> None:
         """Record scalars of the step under way, or, between two steps, of the one that just ended."""
         values = {name: float(value) for name, value in scalars.items()}
@@ -272,7 +283,7 @@ class Recorder:
 
     def backward_failed(self) -> None:
         """See `nanscope.recording.backward.Watcher`."""
-        self._probes.in_backward = False
+        self._guard(self._probes.drop_backward)()
 
     def _prepare(self, roots: tuple[Tensor, ...]) -> None:
         if self._updates.begun:
@@ -280,7 +291,7 @@ class Recorder:
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
         probes = self._probes
-        probes.begin_backward()
+        probes.begin_backward(roots)
         self._scale = self._scalers.scale_of(roots) if self._scalers.seen else None
         if not probes.usual.begun:
             self._gauge.begin(roots, probes.passes)
@@ -290,6 +301,8 @@ class Recorder:
         probes.in_backward = False
         reading = self._gauge.follow(probes, roots)
         if reading is not None:
+            if reading.broken:
+                self._weigh_samples(reading)
             probes.spend_usual()
         else:
             probes.unfold(late=True)
@@ -298,6 +311,8 @@ class Recorder:
             if self._ledger is None or self._grown:
                 self._open_ledger(roots)
             reading = self._gauge.collect(probes, roots, count=self._classes)
+            if reading.broken or probes.closely:
+                self._weigh_samples(reading)
             probes.spend()
         self._step.readings.append(reading)
         if self._witness is None:
@@ -306,6 +321,18 @@ class Recorder:
         self._step.scale = self._scale
         if reading.broken:
             self._tell_state()
+
+    def _weigh_samples(self, reading: Reading) -> None:
+        """Which samples pull hardest: kept for the last close looks, noted once where something broke."""
+        norms = sample_norms(self._probes.factors(), reading.samples)
+        if norms is None:
+            return
+        self._samples[self.steps] = norms
+        if len(self._samples) > MOST_SAMPLES:
+            del self._samples[next(iter(self._samples))]
+        if reading.broken and not self._state_told:
+            rows, heaviest_norms = heaviest(norms)
+            self._sink.event("samples", self.steps, rows=rows, norms=heaviest_norms)
 
     def _tell_state(self) -> None:
         """Note, once, what is broken in the state that the next update has not touched yet."""

@@ -218,7 +218,7 @@ class Recorder:
     def sample_norms(self) -> dict[int, Doubles]:
         """Gradient norms of single samples, by step: of the last steps that were looked at closely.
 
-        These are the first ten but one, every hundredth, those near trouble, and any whose loss is not finite.
+        The first ten but one, every hundredth, those near trouble, and any whose loss is not finite.
         A norm is over the weights of the Linear layers whose input and output are small enough to be kept.
         """
         return dict(self._samples)

@@ -31,6 +31,7 @@ from nanscope.recording.units import Units
 
 WAITING_ELEMENTS = 16_384  # of a pass; with more of them a copy costs as much as a look
 COPIED_BYTES = 1 << 24  # of parameters in an update
+TINY = 1e-17  # a norm below it is taken again in float64: squares of float32 vanish
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
 
@@ -135,7 +136,7 @@ class Gauge:
         routine, usual = probes.routine, probes.usual
         if routine is None or probes.odd:
             return None
-        tensors = routine.follow(usual, roots)
+        tensors = routine.follow(usual)
         if tensors is None:
             return None
         direct, waiting = tensors
@@ -178,7 +179,7 @@ class Gauge:
         numbers, tensors = _still_there(passes, self._places.entry)
         peaked, peaks = self._peaks(early, numbers, tensors) if probes.closely else ((), [])
         layouts = tuple([None if g is None or not g.numel() else g.layout for g in gradients])
-        factored = tuple(self._factors.calls(passes, {id(tensor): i for i, tensor in enumerate(tensors)}))
+        factored = tuple(self._factors.calls(passes, _firsts(tensors)))
         course = (tuple([m.place for m in early]), tuple(numbers), factored, layouts, peaked)
         plan = self._plans.get(course)
         if plan is None:
@@ -208,9 +209,14 @@ class Gauge:
         """What to expect of the next pass; None if this one cannot be told in brief."""
         calls = one.calls
         once = len({call[0] for call in calls}) == len(calls)
-        if not (once and calls) or one.spent or calls[0][1].is_cuda:
+        brief = once and not one.unfolded and all(len(call[4]) <= 1 for call in calls)
+        if not (brief and calls) or one.spent or calls[0][1].is_cuda or self._is_complex(one):
             return None
         return Routine(one, self._places, self._factors, factored, roots)
+
+    def _is_complex(self, one: Pass) -> bool:
+        tensors = [*self._places.parameters, *(t for t, _ in one.entering), *(call[1] for call in one.calls)]
+        return any(tensor.is_complex() for tensor in tensors)
 
     def _taken(
         self, reading: Reading, early: list[Tensor], measured: list[Tensor], waiting: list[Tensor]
@@ -287,6 +293,9 @@ class Gauge:
         for i, shape in enumerate(arena.shapes):
             part = arena.part(i, slot.row, slot.row + len(readings))
             norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
+            tiny = norms[:, i] < TINY
+            if tiny.any():
+                norms[tiny, i] = torch.linalg.vector_norm(part[tiny], dim=1, dtype=torch.float64).numpy()
             if i < len(places) and places[i] in self._places.rectified and self._units.awake:
                 self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
             if i == readings[0].logits_at:
@@ -328,6 +337,11 @@ def _still_there(passes: Sequence[Pass], entry: int) -> tuple[list[int], list[Te
     kept += [(out, t) for one in fresh for out, t, version, _, _ in one.calls if t._version == version]
     kept += [(back, gradient) for one in passes for *_, back, arrived in one.calls for gradient in arrived]
     return [place for place, _ in kept], [tensor for _, tensor in kept]
+
+
+def _firsts(tensors: Sequence[Tensor]) -> dict[int, int]:
+    """Where each tensor comes first, by id: one and the same may come in and go out."""
+    return {id(tensor): i for i, tensor in reversed(list(enumerate(tensors)))}
 
 
 def _losses(roots: Iterable[Tensor]) -> list[Tensor]:
@@ -382,13 +396,16 @@ def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
             already examined.
     """
     _weigh(reading)
-    if len(reading.known) and not math.isfinite(reading.known.sum().item()):
+    if not len(reading.known):
+        return reading
+    low, high = torch.aminmax(reading.known)
+    if not math.isfinite(high.item()) or low.item() < TINY:
         norms = reading.known.tolist()
         taken = norms[: len(reading.plan.places)]
         if reading.slot is None:
             taken += [norms[i] * (1.0 if j is None else norms[j]) for _, i, j in reading.plan.derived]
         for i, norm in enumerate(taken):
-            if not math.isfinite(norm):
+            if not math.isfinite(norm) or 0 < norm < TINY:
                 _examine(reading, i, tensors[i])
     return reading
 

@@ -16,7 +16,11 @@ Norms = dict[str, float]
 
 def norm(tensors: list[Tensor]) -> float:
     """Euclidean norm of all elements of all tensors together."""
-    return sum(float((t.detach().to_dense().double().abs() ** 2).sum()) for t in tensors) ** 0.5
+    return sum(float((_wide(t.detach().to_dense()).abs() ** 2).sum()) for t in tensors) ** 0.5
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def flat(value: Any) -> list[Tensor]:
@@ -31,10 +35,16 @@ def flat(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def slowly(model: nn.Module, optimizer: Optimizer) -> Iterator[list[Norms]]:
-    """Collect one dict per optimizer step: site name to norm, named as nanscope names its sites."""
+def slowly(
+    model: nn.Module, optimizer: Optimizer, seen: defaultdict[str, list[Tensor]] | None = None
+) -> Iterator[list[Norms]]:
+    """Collect one dict per optimizer step: site name to norm, named as nanscope names its sites.
+
+    Args:
+        seen: where the outputs and their gradients of the step under way are kept, if the caller wants them.
+    """
     steps: list[Norms] = []
-    seen: defaultdict[str, list[Tensor]] = defaultdict(list)
+    seen = defaultdict(list) if seen is None else seen
     handles = [m.register_forward_hook(_watch(n or "model", seen)) for n, m in model.named_modules()]
 
     before: dict[str, Tensor] = {}
@@ -46,7 +56,7 @@ def slowly(model: nn.Module, optimizer: Optimizer) -> Iterator[list[Norms]]:
         norms = {site: norm(tensors) for site, tensors in seen.items()}
         for name, parameter in model.named_parameters():
             norms[name] = norm([parameter])
-            norms[f"{name}.update"] = norm([parameter.detach().double() - before[name].double()])
+            norms[f"{name}.update"] = norm([_wide(parameter.detach()) - _wide(before[name])])
             if parameter.grad is not None:
                 norms[f"{name}.grad"] = norm([parameter.grad])
         steps.append(norms)

@@ -23,7 +23,15 @@ from nanscope.recording.passes import LinearCall, Pass
 
 WALK_LIMIT = 2_000  # nodes; a larger graph is not worth the walk
 WALK_EVERY = 16  # steps, on average
+TURNED = "TBackward0"
+VIEWS = ("ViewBackward0", "UnsafeViewBackward0")
+MOST_TIES = 100  # nodes of a loss; a longer one is not looked at in every step
 SMALL_ELEMENTS = 4_096  # the gradient of a smaller parameter is no dearer than its factors
+# not float16: the product of two of its numbers may be none of them, and the gradient then is 0 or infinite
+EXACT = (torch.float32, torch.float64, torch.bfloat16)
+
+Ties = tuple[int, ...]
+"""What a loss hangs on: numbers of the nodes between it and the modules, ids of the leaves among them."""
 
 Factored = tuple[int, int, int, int | None, bool]
 """A linear call: its number, place of the arriving gradient, id of the parameter (weight or bias); of a
@@ -57,20 +65,58 @@ def eligible(parameter: Tensor) -> bool:
     )
 
 
-def _fits(call: LinearCall, output: Tensor) -> bool:
+def fits(call: LinearCall, output: Tensor) -> bool:
     """Whether all are of the weight's dtype (autocast would round the factors), and nobody else listens."""
     _, module, entering, _ = call
-    same = entering.dtype == module.weight.dtype == output.dtype
+    dtype = module.weight.dtype
+    same = entering.dtype is dtype and output.dtype is dtype and dtype in EXACT
     return same and (output._backward_hooks is None or len(output._backward_hooks) <= 1)
+
+
+def is_product(output: Tensor, module: nn.Linear, entering: Tensor) -> bool:
+    """Whether the graph says that the output is the input times the layer's own weight, plus its own bias.
+
+    Not so if a hook came between, if the weight is computed or was replaced for this call, if autocast has
+    rounded it, or if someone gave the class another forward. To be asked before the backward pass.
+    """
+    node: Any = output.grad_fn
+    viewed = node is not None and node.name() in VIEWS
+    if viewed:
+        node = node.next_functions[0][0]
+    name = "" if node is None else node.name()
+    if name == "AddmmBackward0":
+        (bias, _), (left, _), (turned, _) = node.next_functions
+        plain = _is(bias, module.bias) and node._saved_alpha == node._saved_beta == 1
+    elif name == "MmBackward0":
+        (left, _), (turned, _) = node.next_functions
+        plain = module.bias is None
+    else:
+        return False
+    if viewed and left is not None and left.name() in VIEWS:
+        left = left.next_functions[0][0]
+    return (
+        plain
+        and (left is entering.grad_fn if entering.grad_fn is not None else _is(left, entering))
+        and turned is not None
+        and turned.name() == TURNED
+        and _is(turned.next_functions[0][0], module.weight)
+    )
+
+
+def _is(node: Any, leaf: Tensor | None) -> bool:
+    """Whether an edge of the graph ends at this leaf; there is none if that needs no gradient."""
+    if node is None:
+        return leaf is None or not leaf.requires_grad
+    return getattr(node, "variable", None) is leaf and leaf is not None
 
 
 class Factors:
     """Decides, before each backward pass, which gradients will follow from the factors of one call.
 
     That a parameter is used once is seen by walking the autograd graph, which takes longer than all that it
-    saves. Therefore the walk is skipped for a graph of as many nodes, at the same modules, as one walked
-    before, except for every sixteenth step or so, chosen by chance. If a walk then finds what another had
-    not, graphs of one size differ in this program, and none is trusted again.
+    saves. Therefore only the loss, outside of the modules, is walked every time: a graph that hangs together
+    as one walked before is not walked again, except for every sixteenth step or so, chosen by chance. If a
+    walk then finds what another had not, such graphs differ in this program, and none is trusted again.
 
     Attributes:
         valid: ids of the parameters for which it holds in the backward pass that runs now or ran last.
@@ -80,20 +126,19 @@ class Factors:
     def __init__(self) -> None:
         self.valid: frozenset[int] = frozenset()
         self.spotless = True
-        self._known: dict[int, frozenset[int]] = {}
+        self._known: dict[Ties, frozenset[int]] = {}
         self._trusted = True
         self._chance = random.Random(0)  # noqa: S311 - of its own: the user's is not touched
         self._until_walk = 0
 
     def begin(self, roots: Sequence[Tensor], passes: Iterable[Pass]) -> None:
         """A backward pass is about to start from `roots`."""
-        self.valid = frozenset()
-        live = [one for one in passes if one.linears]
-        modules = [module for one in live for _, module, _, _ in one.linears if _is_large(module)]
-        held = {id(p): p for m in modules if untampered(m) for p in (m.weight, m.bias) if p is not None}
+        every = list(passes)
+        linears = [(call, one.calls[call[0]][1]) for one in every for call in one.linears]
+        modules = [call[1] for call, output in linears if _is_fit(call, output)]
+        held = {id(p): p for m in modules for p in (m.weight, m.bias) if p is not None}
         fit = frozenset([key for key, parameter in held.items() if eligible(parameter)])
-        if fit:
-            self.valid = fit & self._sole(roots, live)
+        self.valid = fit & self._sole(roots, every) if fit else fit
 
     def calls(self, passes: Iterable[Pass], where: Mapping[int, int]) -> Iterator[Factored]:
         """Calls from whose factors the gradient of a parameter follows.
@@ -101,15 +146,16 @@ class Factors:
         Args:
             where: number of each kept tensor, by id.
         """
+        valid, self.valid = self.valid, frozenset()  # of one backward pass only
         linears = [(one.calls[call[0]], call) for one in passes for call in one.linears]
         for i, ((_, output, _, back, _), call) in enumerate(linears):
             _, module, entering, version = call
-            if id(module.weight) not in self.valid or entering._version != version or not _fits(call, output):
+            if id(module.weight) not in valid or entering._version != version or not fits(call, output):
                 continue
             rows, kept = output.numel() // module.out_features, where.get(id(entering), -1)
             if rows == 1:
                 yield i, back, id(module.weight), kept, True
-                if module.bias is not None and id(module.bias) in self.valid:
+                if module.bias is not None and id(module.bias) in valid:
                     yield i, back, id(module.bias), None, True
             elif kept >= 0 and gram.pays(rows, *module.weight.shape) and output.dtype is torch.float32:
                 yield i, back, id(module.weight), kept, False
@@ -124,7 +170,8 @@ class Factors:
     def _sole(self, roots: Sequence[Tensor], passes: Sequence[Pass]) -> frozenset[int]:
         mark = None
         if self._trusted and len(passes) == 1:
-            mark = distance(roots, passes[0].calls[0][1])
+            graded = [output for _, output, *_ in passes[0].calls if output.grad_fn is not None]
+            mark = ties(roots, graded[0], graded[-1])
         known = None if mark is None else self._known.get(mark)
         if known is not None and not self._is_walk_due():
             return known
@@ -134,7 +181,7 @@ class Factors:
         self._until_walk -= 1
         return self._until_walk < 0
 
-    def _walk(self, roots: Sequence[Tensor], mark: int | None) -> frozenset[int]:
+    def _walk(self, roots: Sequence[Tensor], mark: Ties | None) -> frozenset[int]:
         self._until_walk = self._chance.randrange(2 * WALK_EVERY)
         found = sole_uses(roots)
         if mark is not None:
@@ -153,15 +200,37 @@ class Factors:
         return self._trusted
 
 
-def _is_large(module: nn.Linear) -> bool:
-    return module.in_features * module.out_features > SMALL_ELEMENTS
+def _is_fit(call: LinearCall, output: Tensor) -> bool:
+    _, module, entering, _ = call
+    large = module.in_features * module.out_features > SMALL_ELEMENTS
+    rows = output.numel() // module.out_features
+    worth = large and (rows == 1 or gram.pays(rows, *module.weight.shape))
+    return worth and fits(call, output) and untampered(module) and is_product(output, module, entering)
 
 
-def distance(roots: Sequence[Tensor], first: Tensor) -> int | None:
-    """How many nodes of the graph were made between a module's output and the loss."""
-    if len(roots) != 1 or roots[0].grad_fn is None or first.grad_fn is None:
+def ties(roots: Sequence[Tensor], first: Tensor, last: Tensor) -> Ties | None:
+    """What a loss hangs on, but for what the modules did between their first and their last output.
+
+    Returns:
+        The nodes of the autograd graph that are reached from `roots` without going on from a node made
+        between the two outputs: by how much later than the first output they were made, or the ids of leaves.
+        None if they cannot be told or are very many.
+    """
+    if first.grad_fn is None or last.grad_fn is None or any(root.grad_fn is None for root in roots):
         return None
-    return int(roots[0].grad_fn._sequence_nr() - first.grad_fn._sequence_nr())
+    begin, end = first.grad_fn._sequence_nr(), last.grad_fn._sequence_nr()
+    queue: list[Any] = [root.grad_fn for root in roots]
+    found: list[int] = [len(queue)]
+    while queue and len(found) < MOST_TIES:
+        node = queue.pop()
+        number = node._sequence_nr()
+        if begin <= number <= end:
+            found.append(number - begin)
+            continue
+        below = [node for node, _ in node.next_functions if node is not None]
+        found.append(number - begin if below else id(getattr(node, "variable", None)))
+        queue += below
+    return None if queue else tuple(found)
 
 
 def sole_uses(roots: Iterable[Tensor]) -> frozenset[int]:
@@ -171,14 +240,16 @@ def sole_uses(roots: Iterable[Tensor]) -> frozenset[int]:
     is: a tied layer, a penalty on the weights inside the loss, a double backward.
     """
     edges: dict[object, int] = {}
+    above: dict[object, Any] = {}
     leaves: list[Any] = []
     queue = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen = set(queue)
     while queue:
-        below = queue.pop().next_functions
-        for node, _ in below:
+        user: Any = queue.pop()
+        for node, _ in user.next_functions:
             if node is None:
                 continue
+            above[node] = user
             edges[node] = edges.get(node, 0) + 1
             if node in seen:
                 continue
@@ -186,4 +257,6 @@ def sole_uses(roots: Iterable[Tensor]) -> frozenset[int]:
             (queue if node.next_functions else leaves).append(node)
         if len(seen) > WALK_LIMIT:
             return frozenset()
-    return frozenset([id(n.variable) for n in leaves if edges[n] == 1 and hasattr(n, "variable")])
+    sole = [leaf for leaf in leaves if edges[leaf] == 1 and hasattr(leaf, "variable")]
+    # a double backward uses the transposed weight of the forward once more, not the weight
+    return frozenset([id(n.variable) for n in sole if above[n].name() != TURNED or edges[above[n]] == 1])

@@ -53,6 +53,7 @@ class Pass:
         logits: a (rows, classes) tensor that the call returned, or that the named module returned within it;
             `version` counts the writes into it.
         node: the autograd node of what the call returned.
+        unfolded: whether it was noted as a usual pass, that is without the calls of Linear layers.
     """
 
     rows: int = 0
@@ -66,6 +67,7 @@ class Pass:
     logits: Tensor | None = None
     version: int = 0
     node: Any = None
+    unfolded: bool = False
 
     @property
     def reached(self) -> bool:
@@ -89,6 +91,18 @@ class Pass:
         self.entering, self.linears, self.measured, self.checked = [], [], [], []
         self.touched, self.spent, self.logits = False, True, None
 
+    def restart(self, gradients: frozenset[int]) -> None:
+        """A backward pass begins: gradients that came before it, by `autograd.grad`, are not of its loss.
+
+        Args:
+            gradients: the places of gradients of outputs.
+        """
+        for call in self.calls:
+            call[4].clear()
+        if self.touched:
+            self.measured = [seen for seen in self.measured if seen.place not in gradients]
+            self.touched = False
+
     def strip(self) -> None:
         """Let go of the outputs; their gradients can still arrive."""
         self.calls = [(out, NOTHING, 0, back, arrived) for out, _, _, back, arrived in self.calls]
@@ -99,6 +113,7 @@ class UsualPass:
 
     Attributes:
         begun: whether it holds anything.
+        expected: whether the forward pass went as it should, so that its backward pass can be followed.
         spent: whether it was looked at.
         rows, entering: as of a `Pass`.
         returned: what the root returned.
@@ -107,10 +122,21 @@ class UsualPass:
         fed: the arguments of the calls.
     """
 
-    __slots__ = ("arrived", "begun", "entering", "fed", "kept", "outs", "returned", "rows", "spent")
+    __slots__ = (
+        "arrived",
+        "begun",
+        "entering",
+        "expected",
+        "fed",
+        "kept",
+        "outs",
+        "returned",
+        "rows",
+        "spent",
+    )
 
     def __init__(self) -> None:
-        self.begun = self.spent = False
+        self.begun = self.spent = self.expected = False
         self.rows = 0
         self.returned: Any = None
         self.entering: list[tuple[Tensor, int]] = []
@@ -121,7 +147,7 @@ class UsualPass:
 
     def clear(self) -> None:
         """Hold nothing."""
-        self.begun = self.spent = False
+        self.begun = self.spent = self.expected = False
         self.returned = None
         self.entering.clear()
         self.outs.clear()

@@ -29,6 +29,7 @@ class Places:
     Attributes:
         keys: name and kind of every place; a place is an index into it.
         outputs, gradients: place of a watched module's output and of the gradient of that output, by fqn.
+        received: the places of the latter.
         parameters: every parameter once; its places in the same order in `weights`, `grads` and `updates`.
         peaked: the places whose largest absolute value is taken when a step is looked at closely.
         rectified: the output places whose units can die.
@@ -41,6 +42,7 @@ class Places:
         self.entry = self._add("", Kind.INPUT)
         self.outputs = {name: self._add(name, Kind.OUTPUT) for name in self.modules}
         self.gradients = {name: self._add(name, Kind.GRAD_OUTPUT) for name in self.modules}
+        self.received = frozenset(self.gradients.values())
         named = dict(model.named_parameters())
         self.parameters: tuple[Tensor, ...] = tuple(named.values())
         self.weights = tuple(self._add(name, Kind.WEIGHT) for name in named)

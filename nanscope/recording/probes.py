@@ -155,15 +155,23 @@ class Probes:
         usual, routine = self.usual, self.routine
         if usual.begun and (usual.spent or self.odd or routine is None or not routine.expects(usual, roots)):
             self.unfold()
+        for arrived in usual.arrived:
+            arrived.clear()
+        for each in self.passes:
+            each.restart(self._places.received)
+
+    def begin_anew(self) -> None:
+        """What was looked at in this step does not count: a pass that a backward goes through again does."""
+        self.unfold()
+        for each in self.passes:
+            each.spent = False
 
     def drop_backward(self) -> None:
         """A backward pass has failed: what it reached counts only if another one goes through it."""
         self.in_backward = False
         self.unfold()
         for each in self.passes:
-            each.touched = False
-            for call in each.calls:
-                call[4].clear()
+            each.restart(self._places.received)
 
     def learn(self) -> None:
         """See which places are overwritten, so that they are measured in time from now on."""

@@ -290,6 +290,7 @@ class Recorder:
             self._end_step()
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
+            self._probes.begin_anew()
         probes = self._probes
         probes.begin_backward(roots)
         self._scale = self._scalers.scale_of(roots) if self._scalers.seen else None

@@ -1,7 +1,8 @@
 """Routine: how a pass went, so that the next one need only be compared with it, not planned again.
 
 What is compared costs microseconds; the comparison is therefore of lists, made in one go, and it gives up at
-the first difference. A pass that went otherwise is looked at in the long way.
+the first difference. A pass that went otherwise is looked at in the long way. Most is compared before the
+backward pass runs: then nothing is lost yet.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from nanscope.recording.arena import Arena
-from nanscope.recording.factors import Factored, Factors, distance
+from nanscope.recording.factors import Factored, Factors, Ties, eligible, fits, is_product, ties, untampered
 from nanscope.recording.passes import Pass, UsualPass, await_gradient
 from nanscope.recording.places import Places
 from nanscope.recording.plan import planned
@@ -50,12 +51,13 @@ class Routine:
         calls = one.calls
         known = factors.known_by_bias(one, factored)
         awaited = [i for i, call in enumerate(calls) if call[4] and i not in known]
+        linears = {call[0]: call for call in one.linears}
         gradients = [parameter.grad for parameter in places.parameters]
         kept = [places.entry] * len(one.entering) + [call[0] for call in calls]
         kept += [calls[i][3] for i in (*awaited, *known)]
         layouts = tuple([None if g is None or not g.numel() else g.layout for g in gradients])
         self.plan = planned(places, ((), tuple(kept), tuple(factored), layouts, ()))
-        self.waits = {call[0]: i in awaited for i, call in enumerate(calls)}
+        self.waits = {call[0]: i not in known for i, call in enumerate(calls)}
         self.arena: Arena | None = None
         self.has_logits = one.logits is not None
         self.logits = next((i for i, call in enumerate(calls) if call[1] is one.logits), None)
@@ -65,18 +67,37 @@ class Routine:
         self._outs = [call[0] for call in calls]
         self._versions = [call[2] for call in calls]
         self._shapes = [call[1].shape for call in calls]
+        self._dtypes = [call[1].dtype for call in calls]
+        self._counts = [len(call[4]) for i, call in enumerate(calls) if i not in known]
         self._entering = [tensor.shape for tensor, _ in one.entering]
         self._absent = [p for p in places.parameters if p.grad is None]
-        self._known = {calls[i][0] for i in known}
+        self._frozen = [not p.requires_grad for p in self._absent]
+        self._known = {calls[i][0]: bias for i, bias in known.items()}
         direct, small = ([places.parameters[i] for i in part] for part in (self.plan.direct, self.plan.small))
         self._measured = [*direct, *known.values(), *small]
+        self._layouts = [None if p.grad is None else p.grad.layout for p in self._measured]
         self._first = len(direct)
         self._factored = [p for p in places.parameters if id(p) in {call[2] for call in factored}]
         self._fed = [(one.linears[i][0], where) for i, _, _, where, _ in factored if where not in (None, -1)]
         self._extra = [one.linears[i][0] for i in self.plan.entering]
-        self._distance = distance(roots, calls[0][1])
+        self._products = [linears[one.linears[i][0]] for i, _, _, where, _ in factored if where is not None]
+        self._graded = [i for i, call in enumerate(calls) if call[1].grad_fn is not None]
+        self._ties = self._tied(roots, [call[1] for call in calls]) if factored else None
 
-    def follow(self, usual: UsualPass, roots: Sequence[Tensor]) -> tuple[Tensors, Tensors] | None:
+    def expects(self, usual: UsualPass, roots: Sequence[Tensor]) -> bool:
+        """Whether the forward pass went as this one, so that the backward pass that begins now can too."""
+        kept = usual.kept
+        usual.expected = (
+            usual.outs == self._outs
+            and [tensor.shape for tensor in kept] == self._shapes
+            and [tensor.dtype for tensor in kept] == self._dtypes
+            and [tensor.shape for tensor, _ in usual.entering] == self._entering
+            and (self.logits is None or usual.returned is kept[self.logits])
+            and (not self._factored or self._is_factored(usual, roots))
+        )
+        return usual.expected
+
+    def follow(self, usual: UsualPass) -> tuple[Tensors, Tensors] | None:
         """The tensors to be measured at once and those that may wait, in the order of the plan.
 
         None if the pass went otherwise than this one, or somebody wrote into what was kept.
@@ -84,52 +105,72 @@ class Routine:
         kept = usual.kept
         gradients: list[Any] = [parameter.grad for parameter in self._measured]
         if (
-            usual.outs != self._outs
+            not usual.expected
             or [tensor._version for tensor in kept] != self._versions
-            or [tensor.shape for tensor in kept] != self._shapes
-            or (self.logits is not None and usual.returned is not kept[self.logits])
+            or [None if gradient is None else gradient.layout for gradient in gradients] != self._layouts
             or (self._absent and any(parameter.grad is not None for parameter in self._absent))
-            or True in [gradient is None for gradient in gradients]
-            or False in [bool(arrived) for arrived in usual.arrived]
-            or distance(roots, kept[0]) != self._distance
-            or not self._entered(usual)
+            or [len(arrived) for arrived in usual.arrived] != self._counts
+            or any(tensor._version != version for tensor, version in usual.entering)
+            or not self._is_untouched()
         ):
             return None
-        waiting = [tensor for tensor, _ in usual.entering] + kept + [arrived[0] for arrived in usual.arrived]
-        if self._factored and not self._is_factored(usual, waiting, roots):
-            return None
+        waiting = [tensor for tensor, _ in usual.entering] + kept
+        waiting += [arrived[0] for arrived in usual.arrived if arrived]
         waiting += gradients[self._first :]
         waiting += [usual.fed[i][0] for i in self._extra]
         return gradients[: self._first], waiting
 
-    def _entered(self, usual: UsualPass) -> bool:
-        for (tensor, version), shape in zip(usual.entering, self._entering, strict=False):
-            if tensor._version != version or tensor.shape != shape:
-                return False
-        return len(usual.entering) == len(self._entering)
+    def _is_untouched(self) -> bool:
+        """Whether nothing was added to the gradients that follow from factors.
 
-    def _is_factored(self, usual: UsualPass, waiting: Tensors, roots: Sequence[Tensor]) -> bool:
-        """Whether the gradients still follow from the factors, as far as can be seen without a walk.
-
-        A gradient that was there before, or to which a second use was added, has been written into.
+        A second use is added in place, or out of place if the backward pass itself is recorded.
         """
-        for i, where in self._fed:
-            if not usual.fed[i] or usual.fed[i][0] is not waiting[where]:
-                return False
         for p in self._factored:
             gradient = p.grad
-            if gradient is None or gradient._version or p._backward_hooks:
+            if gradient is None or gradient._version or gradient.requires_grad:
                 return False
-        return self._factors.still_sole(roots, self._factored)
+        return True
+
+    def _is_factored(self, usual: UsualPass, roots: Sequence[Tensor]) -> bool:
+        """Whether gradients will follow from the factors, as far as can be seen without a walk."""
+        kept, fed = usual.kept, usual.fed
+        for p in self._factored:
+            if not eligible(p):
+                return False
+        for i in self._extra:
+            if not fed[i]:
+                return False
+        entering = len(usual.entering)
+        for i, where in self._fed:
+            was = usual.entering[where][0] if where < entering else kept[where - entering]
+            if not fed[i] or fed[i][0] is not was:
+                return False
+        for call in self._products:
+            number, module, _, _ = call
+            output = kept[number]
+            if output._backward_hooks and not self.waits[self._outs[number]]:
+                return False
+            if not (fits(call, output) and untampered(module) and is_product(output, module, fed[number][0])):
+                return False
+        return (
+            [not p.requires_grad for p in self._absent] == self._frozen
+            and self._ties is not None
+            and self._tied(roots, kept) == self._ties
+            and self._factors.still_sole(roots, self._factored)
+        )
+
+    def _tied(self, roots: Sequence[Tensor], outputs: Tensors) -> Ties | None:
+        return ties(roots, outputs[self._graded[0]], outputs[self._graded[-1]])
 
     def unfold(self, usual: UsualPass, *, late: bool) -> Pass:
         """The same as a pass in the long way; `late` if backward() has run already."""
         arrived = iter(usual.arrived)
-        made = Pass(usual.rows, entering=usual.entering.copy(), spent=usual.spent)
+        made = Pass(usual.rows, entering=usual.entering.copy(), spent=usual.spent, unfolded=True)
         for out, tensor in zip(usual.outs, usual.kept, strict=True):
             version, back = self._backs[out]
             gradients = next(arrived) if self.waits[out] else []
-            if out in self._known and not usual.spent:
+            if out in self._known:
+                made.touched |= late and self._known[out].grad is not None
                 self._make_up(tensor, gradients, late=late)
             made.calls.append((out, tensor, version, back, gradients))
         if isinstance(usual.returned, Tensor) and self.has_logits:
@@ -137,7 +178,7 @@ class Routine:
         return made
 
     def _make_up(self, output: Tensor, gradients: Tensors, *, late: bool) -> None:
-        if late:
+        if late or output._backward_hooks:  # a hook of the user's would change it before ours
             self._factors.spotless = False  # its gradient was not awaited, and is lost
         else:
             await_gradient(output, gradients)

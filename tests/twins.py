@@ -34,8 +34,8 @@ class Training:
     Attributes:
         recorded: whether this is the recorded one of the two.
         look: to be called when the gradients are as backward() has left them, if they are changed afterwards.
-        forget: to be called when what was reached so far in this step is not to count; `forget_gradients` when
-            only the gradients of outputs are not to.
+        forget: to be called when what was reached so far in this step is not to count; `forget_gradients`
+            when only the gradients of outputs are not to.
     """
 
     model: nn.Module

@@ -1,111 +1,182 @@
-"""Time of a recorded step over a bare one: `python -m tests.benchmarks.overhead`.
+"""What recording costs and what it finds, beside others: `python -m tests.benchmarks.overhead`.
 
-Three equal models train in one process on one thread. Short blocks of bare, hooked and recorded steps take
-turns, so that whatever else the machine does hits them all; each round gives one ratio, and the median is
-printed. The run file is written as in real use. Hooked steps are the yardstick of what Python costs on this
-machine: a forward hook and a tensor hook on each module that collect references and measure nothing.
+One process, one thread. On the same model blocks of steps take turns, bare and watched in every way that is
+installed here, in random order; each round gives a ratio to its bare block, and their median is printed with
+the quartiles. The run file is written as in real use. Of the columns, `transformers` and `trainscope` are
+needed for two; put them where Python finds them.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from statistics import median
-from time import perf_counter
+import warnings
+from collections.abc import Iterator, Sequence
 
 import click
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-import nanscope
-from nanscope.recording import backward
+from tests.benchmarks import found, overhead_gpu
+from tests.benchmarks.overhead_memory import BARE, peak
+from tests.benchmarks.overhead_models import SUBJECTS, Subject
+from tests.benchmarks.overhead_profile import profile
+from tests.benchmarks.overhead_rivals import RECORDED, RIVALS
+from tests.benchmarks.overhead_timing import CLOSELY, Plan, Times, measure
 
-BLOCKS = {1: (150, 40), 32: (60, 10), 1024: (15, 2)}  # batch size: rounds, steps per block
-
-
-def mlp() -> nn.Sequential:
-    """The blog post's network."""
-    torch.manual_seed(0)
-    hidden = nn.Linear(1024, 1024)
-    return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), hidden, nn.ReLU(), nn.Linear(1024, 10))
+PER_SITE = 4.0  # microseconds per site and step, at most
+MEMORY = 1.05
+WIDTH = 170
+PARTS = ("time", "memory", "found")
 
 
-def stepper(model: nn.Module, x: Tensor, y: Tensor) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """An optimizer and one ordinary step."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return optimizer, step
-
-
-def seconds(step: Callable[[], None], steps: int) -> list[float]:
-    """Duration of each step."""
-    taken = []
-    for _ in range(steps):
-        begin = perf_counter()
-        step()
-        taken.append(perf_counter() - begin)
-    return taken
+def cost_row(subject: Subject, times: Times, *, small: bool) -> list[str]:
+    """One line of the table of times."""
+    seconds, faults = (
+        {name: float(np.nanmedian(of[name])) for name in of} for of in (times.seconds, times.faults)
+    )
+    others = [cell(name, times) for name in RIVALS]
+    return [
+        subject.name,
+        str(times.sites),
+        f"{1e6 * seconds['bare']:,.0f}",
+        cell(RECORDED, times),
+        verdict(subject, times, small=small),
+        f"{np.median(times.ratios(CLOSELY)):.2f}",
+        *others,
+        f"{faults['bare']:.0f} / {faults[RECORDED]:.0f}",
+    ]
 
 
-def hooked(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Collect references to every output and its gradient, and drop them when the step ends."""
-    kept: list[Tensor] = []
-
-    def collect(_module: nn.Module, _args: object, output: Tensor) -> None:
-        kept.append(output)
-        output.register_hook(kept.append)
-
-    for module in model:
-        module.register_forward_hook(collect)
-    optimizer.register_step_post_hook(lambda *_: kept.clear())
+def cell(name: str, times: Times) -> str:
+    """Median ratio and quartiles of a column."""
+    if name in times.failed:
+        return "fails"
+    if name not in times.seconds:
+        return "not installed"
+    low, middle, high = np.quantile(times.ratios(name), (0.25, 0.5, 0.75))
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]" if name == RECORDED else f"{middle:.2f}"
 
 
-def paired(rows: int, folder: Path) -> tuple[float, float, float]:
-    """Median time of a bare step in microseconds, and the median ratios of hooked and recorded to bare."""
-    rounds, steps = BLOCKS[rows]
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(rows, 784, generator=generator), torch.randint(10, (rows,), generator=generator)
-    models = [mlp() for _ in range(3)]
-    (_, bare), (listener, listening), (optimizer, recorded) = (stepper(model, x, y) for model in models)
-    hooked(models[1], listener)
-    times, hooks, records = [], [], []
-    with nanscope.record(models[2], optimizer, folder / f"{rows}.h5") as recorder:
-        seconds(recorded, 2 * steps)  # the first steps are looked at closely
-        for _ in range(rounds):
-            backward.unwatch(recorder)  # a bare step calls torch's own backward
-            times.append(median(seconds(bare, steps)))
-            hooks.append(median(seconds(listening, steps)) / times[-1])
-            backward.watch(recorder)
-            records.append(median(seconds(recorded, steps)) / times[-1])
-    return median(times) * 1e6, median(hooks), median(records)
+def verdict(subject: Subject, times: Times, *, small: bool) -> str:
+    """Whether the bar is met, close looks included."""
+    if small:
+        return "small: not judged"
+    if subject.bar is None:
+        value, bar = f"{times.per_site():.2f} us/site", f"{PER_SITE:g}"
+        met = times.per_site() <= PER_SITE
+    else:
+        value, bar = f"{times.recorded():.3f}", f"{subject.bar:.2f}"
+        met = times.recorded() <= subject.bar
+    return f"{value} <= {bar}: {'met' if met else 'MISSED'}"
+
+
+def cost_table(subjects: Sequence[Subject], plan: Plan) -> Iterator[Table | str]:
+    """The bars; then, why a rival cannot watch a model."""
+    names = ["model", "sites", "bare us", RECORDED, "with close looks", CLOSELY, *RIVALS, "faults"]
+    table = Table(*names, title="multiples of the bare step; one step in 100 is looked at closely")
+    failed = []
+    for subject in subjects:
+        times = measure(subject, plan)
+        table.add_row(*cost_row(subject, times, small=plan.small))
+        failed += [f"{name} fails on {subject.name}: {why}" for name, why in times.failed.items()]
+    yield table
+    yield from failed
+
+
+def memory_table(subjects: Sequence[Subject], *, small: bool) -> Table:
+    """Peak memory of processes that do nothing else."""
+    table = Table("model", "bare MB", "recorded MB", "ratio", "training only", "bar", title="peak memory")
+    for subject in subjects:
+        steps, times = (3, 1) if small else (25, 3)
+        bare, recorded = (
+            peak(subject, column, steps=steps, times=times, small=small) for column in (BARE, RECORDED)
+        )
+        ratios = recorded.process / bare.process, recorded.training / bare.training
+        table.add_row(
+            subject.name,
+            f"{bare.process / 1e6:,.0f}",
+            f"{recorded.process / 1e6:,.0f}",
+            *(f"{ratio:.3f}" for ratio in ratios),
+            "small: not judged" if small else f"<= {MEMORY}: {'met' if max(ratios) <= MEMORY else 'MISSED'}",
+        )
+    return table
+
+
+def found_table(*, words: bool) -> Iterator[Table | str]:
+    """What each column finds; then, what it said."""
+    watchers = found.watchers()
+    table = Table("in step", "failure", RECORDED, *RIVALS, title="what is found, and the step that is named")
+    said = []
+    for failure in found.FAILURES:
+        answers = {name: found.answer(failure, rival) for name, rival in watchers.items()}
+        cells = [str(answers[name]) if name in answers else "not installed" for name in (RECORDED, *RIVALS)]
+        table.add_row("-" if failure.step is None else str(failure.step), failure.name, *cells)
+        said += [
+            f"{failure.name}, {name}: {answer.words}" for name, answer in answers.items() if answer.words
+        ]
+    yield table
+    if words:
+        yield from said
 
 
 @click.command()
-@click.option("--batch-size", "sizes", multiple=True, type=click.Choice([str(n) for n in BLOCKS]))
-def main(sizes: tuple[str, ...]) -> None:
-    """Print the table."""
+@click.option(
+    "--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS, help="May be repeated."
+)
+@click.option("--only", multiple=True, type=click.Choice([s.name for s in SUBJECTS]), help="May be repeated.")
+@click.option("--rounds", default=1.0, show_default=True, help="Times the usual number of rounds.")
+@click.option("--models", default=4, show_default=True, help="Fresh models, one after the other.")
+@click.option("--short", is_flag=True, help="Small models and few rounds: the times mean nothing.")
+@click.option("--words", is_flag=True, help="Print what everybody said.")
+@click.option("--profile", "profiled", is_flag=True, help="Where the time of a recorded step goes, instead.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def main(
+    *,
+    parts: tuple[str, ...],
+    only: tuple[str, ...],
+    rounds: float,
+    models: int,
+    short: bool,
+    words: bool,
+    profiled: bool,
+    device: str,
+) -> None:
+    """Print the tables."""
     torch.set_num_threads(1)
-    table = Table(
-        "batch size",
-        "bare us",
-        "hooked",
-        "recorded",
-        title="MLP 784-1024-1024-10, one thread, multiples of the bare step",
+    for of_rivals in ("Full backward hook is firing", "Error detected in"):
+        warnings.filterwarnings("ignore", message=of_rivals)
+    console = Console()
+    console.width = max(console.width, WIDTH)  # a table in a file is no narrower than it needs
+    subjects = [subject for subject in SUBJECTS if not only or subject.name in only]
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            console.print("skipped: there is no GPU here")
+            return
+        console.print(overhead_gpu.table(small=short))
+        return
+    if profiled:
+        for subject in subjects if only else subjects[:1]:
+            console.print(profile(subject, 20 if short else max(20, 5 * subject.block), small=short))
+        return
+    plan = (
+        Plan(models=1, rounds=0, settle=1, longest=4, warm=12, small=True) if short else Plan(models, rounds)
     )
-    with tempfile.TemporaryDirectory() as folder:
-        for rows in sizes or map(str, BLOCKS):
-            bare, hooks, records = paired(int(rows), Path(folder))
-            table.add_row(rows, f"{bare:,.0f}", f"{hooks:.3f}", f"{records:.3f}")
-    Console().print(table)
+    for line in tables(subjects, parts, plan, words=words):
+        console.print(line, markup=False) if isinstance(line, str) else console.print(line)
+
+
+def tables(
+    subjects: Sequence[Subject], parts: Sequence[str], plan: Plan, *, words: bool
+) -> Iterator[Table | str]:
+    """The wanted parts, each when it is measured."""
+    if "time" in parts:
+        yield from cost_table(subjects, plan)
+    measured = [subject for subject in subjects if subject.memory]
+    if "memory" in parts and measured:
+        yield memory_table(measured, small=plan.small)
+    if "found" in parts:
+        yield from found_table(words=words)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.modules import module as every_module
 
 from nanscope.recording.arena import Arena
-from nanscope.recording.factors import Factored, Factors, Ties, eligible, fits, is_product, ties, untampered
+from nanscope.recording.factors import Factored, Factors, Ties, eligible, fits, is_product, ties
 from nanscope.recording.passes import Pass, UsualPass, await_gradient
 from nanscope.recording.places import Places
 from nanscope.recording.plan import planned
@@ -81,6 +82,9 @@ class Routine:
         self._fed = [(one.linears[i][0], where) for i, _, _, where, _ in factored if where not in (None, -1)]
         self._extra = [one.linears[i][0] for i in self.plan.entering]
         self._products = [linears[one.linears[i][0]] for i, _, _, where, _ in factored if where is not None]
+        modules = [call[1] for call in self._products]
+        self._between = [m._forward_pre_hooks for m in modules] + [every_module._global_forward_pre_hooks]
+        self._owns = [module.__dict__ for module in modules]
         self._graded = [i for i, call in enumerate(calls) if call[1].grad_fn is not None]
         self._ties = self._tied(roots, [call[1] for call in calls]) if factored else None
 
@@ -145,19 +149,26 @@ class Routine:
             was = usual.entering[where][0] if where < entering else kept[where - entering]
             if not fed[i] or fed[i][0] is not was:
                 return False
+        return (
+            self._are_products(usual)
+            and [not p.requires_grad for p in self._absent] == self._frozen
+            and self._ties is not None
+            and self._tied(roots, kept) == self._ties
+            and self._factors.still_sole(roots, self._factored)
+        )
+
+    def _are_products(self, usual: UsualPass) -> bool:
+        kept, fed = usual.kept, usual.fed
+        if any(self._between) or True in ["forward" in own for own in self._owns]:
+            return False  # what goes in may not be what we have seen; all else the graph shows
         for call in self._products:
             number, module, _, _ = call
             output = kept[number]
             if output._backward_hooks and not self.waits[self._outs[number]]:
                 return False
-            if not (fits(call, output) and untampered(module) and is_product(output, module, fed[number][0])):
+            if not (fits(call, output) and is_product(output, module, fed[number][0])):
                 return False
-        return (
-            [not p.requires_grad for p in self._absent] == self._frozen
-            and self._ties is not None
-            and self._tied(roots, kept) == self._ties
-            and self._factors.still_sole(roots, self._factored)
-        )
+        return True
 
     def _tied(self, roots: Sequence[Tensor], outputs: Tensors) -> Ties | None:
         return ties(roots, outputs[self._graded[0]], outputs[self._graded[-1]])

@@ -51,7 +51,8 @@ class Subject:
 
     Attributes:
         build: makes the training afresh, on a device; small ones only show that the program runs.
-        block: steps timed at a time; enough to hold rows being written, which happens ten times per second.
+        block: steps timed at a time; enough to hold rows being written, ten times
+            per second or every 64 steps, and a multiple of four, see `overhead_rivals.often`.
         rounds: blocks of each column.
         warm: steps of a fresh recorder before any is timed; the first ten are looked at closely.
         bar: recorded over bare at most, or None where it is in microseconds per site.
@@ -178,10 +179,10 @@ def transformer(small: bool, device: str) -> Training:
 
 
 SUBJECTS = (
-    Subject("mlp-1", mlp(1), block=64, rounds=120, warm=130, bar=1.05),
-    Subject("mlp-32", mlp(32), block=64, rounds=60, warm=130, bar=1.04),
+    Subject("mlp-1", mlp(1), block=60, rounds=120, warm=130, bar=1.05),
+    Subject("mlp-32", mlp(32), block=60, rounds=60, warm=130, bar=1.04),
     Subject("mlp-1024", mlp(1024), block=4, rounds=40, warm=20, bar=1.02),
-    Subject("transformer", transformer, block=2, rounds=24, warm=20, bar=1.05, memory=True),
+    Subject("transformer", transformer, block=4, rounds=20, warm=20, bar=1.05, memory=True),
     Subject("resnet18", resnet, block=4, rounds=40, warm=20, bar=1.05, memory=True),
     Subject("tiny-600", tiny, block=32, rounds=60, warm=130, bar=None),
 )

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import nanscope
+from nanscope.recording.alert import WINDOW
 from tests.benchmarks.overhead_models import Training
 
-FOREVER = 1 << 62  # steps
+OFTEN = 4  # steps between two looks that are still far enough apart not to touch
 
 
 class Bare:
@@ -85,27 +86,44 @@ class Recorded(Bare):
         assert self.recorder.steps, "nothing was recorded, so nothing was measured"
 
 
-class Closely:
-    """The same recorder when it looks closely at every step, as it does near trouble."""
+class Paced:
+    """The same recorder with its close looks in other steps than every hundredth, in calm weather.
 
-    def __init__(self, recorded: Recorded) -> None:
-        self.recorded = recorded
+    Which of them are also looks at the weights depends on the batch; it is the same share of them as ever.
+    """
+
+    def __init__(self, recorded: Recorded, pace: Callable[[int], int]) -> None:
+        self.recorded, self.pace = recorded, pace
         self.step = recorded.step
 
     def on(self) -> None:
-        """Raise an alarm that does not end."""
+        """A step is looked at if the one that `pace` gives would be."""
         self.recorded.on()
-        self._set(FOREVER)
+        alert = self._alert()
+        due, looks = alert.due, alert.looks
+        alert.due = lambda step: due(self.pace(step))
+        alert.looks = lambda step, samples: looks(self.pace(step), samples)
 
     def off(self) -> None:
-        """All clear."""
+        """As it was."""
         self.recorded.off()
-        self._set(self.recorded.recorder.steps)
+        alert = self._alert()
+        del alert.due, alert.looks
 
-    def _set(self, until: int) -> None:
+    def _alert(self) -> Any:
         ledger = self.recorded.recorder._ledger
         assert ledger is not None
-        ledger.alert._until = until
+        return ledger.alert
+
+
+def never(step: int) -> int:
+    """No step is looked at."""
+    return step * WINDOW + 1
+
+
+def often(step: int) -> int:
+    """Every fourth step is looked at."""
+    return step * (WINDOW // OFTEN)
 
 
 class Anomaly(Bare):

@@ -23,11 +23,21 @@ import torch
 from numpy.typing import NDArray
 
 import nanscope
+from nanscope.recording.alert import WINDOW
 from tests.benchmarks.overhead_models import Subject
-from tests.benchmarks.overhead_rivals import RECORDED, RIVALS, Bare, Closely, Recorded, installed
+from tests.benchmarks.overhead_rivals import (
+    OFTEN,
+    RECORDED,
+    RIVALS,
+    Bare,
+    Paced,
+    Recorded,
+    installed,
+    never,
+    often,
+)
 
-BARE, CLOSELY = "bare", "looked at closely"
-EVERY = 100  # steps; one of so many is looked at closely
+BARE, LOOKED = "bare", "looked at in every fourth step"
 SELDOM = 4  # rounds; rivals that take several times as long take part in one of so many
 
 
@@ -87,17 +97,20 @@ class Times:
         return np.asarray(found[~np.isnan(found)])
 
     def recorded(self) -> float:
-        """Median ratio of recorded steps, with the share of those that are looked at closely.
+        """Median ratio of recorded steps, with the share that looks have in them.
 
-        Where blocks hold such steps they count twice; that is on the safe side.
+        A block is too short to hold a look, or a fair number of them; so they are measured apart, together
+        with what they cost the steps after them.
         """
-        usual, close = np.median(self.ratios(RECORDED)), np.median(self.ratios(CLOSELY))
-        return float(usual + max(0.0, close - usual) / EVERY)
+        return float(np.median(self.ratios(RECORDED))) + self.look() / WINDOW
+
+    def look(self) -> float:
+        """What a close look costs, in bare steps."""
+        return float(np.median(self.ratios(LOOKED)) - np.median(self.ratios(RECORDED))) * OFTEN
 
     def per_site(self) -> float:
-        """Microseconds that recording adds to a step, per site."""
-        bare, recorded = np.array(self.seconds[BARE]), np.array(self.seconds[RECORDED])
-        return float(np.nanmedian(recorded - bare)) * 1e6 / self.sites
+        """Microseconds that recording adds to a step, looks included, per site."""
+        return (self.recorded() - 1) * float(np.median(self.seconds[BARE])) * 1e6 / self.sites
 
     def add(self, column: str, seconds: float, faults: float) -> None:
         """Take in one block."""
@@ -126,14 +139,15 @@ def _one_model(subject: Subject, plan: Plan, times: Times, chance: random.Random
     }
     columns: dict[str, Column] = {
         BARE: Bare(training, folder),
-        RECORDED: recorded,
-        CLOSELY: Closely(recorded),
+        RECORDED: Paced(recorded, never),
+        LOOKED: Paced(recorded, often),
     }
     columns |= others
     block(recorded, min(subject.warm, plan.warm))
     rounds = max(1, round(plan.rounds * subject.rounds / plan.models))
     for number in range(rounds):
         _one_round(subject, plan, times, columns, chance, seldom=number % SELDOM == 0)
+    assert recorded.recorder._active, "the recorder stepped aside: what was timed is not recording"
     for rival in (recorded, *others.values()):
         rival.close()
     times.sites = len(nanscope.open_run(recorded.path).sites)

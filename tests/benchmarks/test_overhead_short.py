@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from tests.benchmarks.overhead import main
 from tests.benchmarks.overhead_memory import peak
 from tests.benchmarks.overhead_models import SUBJECTS, Subject, Training
 from tests.benchmarks.overhead_profile import HOME, shares
-from tests.benchmarks.overhead_rivals import RECORDED, Handwritten
-from tests.benchmarks.overhead_timing import BARE, CLOSELY, Plan, Times, measure
+from tests.benchmarks.overhead_rivals import RECORDED, Handwritten, Paced, Recorded, never, often
+from tests.benchmarks.overhead_timing import BARE, LOOKED, Plan, Times, block, measure
 
 SHORT = Plan(models=1, rounds=0, settle=1, longest=2, warm=3, small=True)
 NAMED = {failure.name: failure for failure in FAILURES}
@@ -105,7 +106,7 @@ def test_small_models_are_measured(name: str) -> None:
     """In the columns that are always there, and the recorder saw the sites."""
     times = measure(_subject(name), SHORT)
     assert times.sites > 20
-    assert {BARE, RECORDED, CLOSELY} <= set(times.seconds)
+    assert {BARE, RECORDED, LOOKED} <= set(times.seconds)
     assert times.ratios(BARE).tolist() == [1.0]
 
 
@@ -117,14 +118,14 @@ def test_the_full_size_tiny_model_has_600_sites() -> None:
 
 
 def test_sums_of_measured_times() -> None:
-    """Close looks count with their share; rounds that a column sat out do not count."""
+    """Looks count with their share; rounds that a column sat out do not count."""
     times = Times(sites=10)
-    for bare, recorded, close in ((1.0, 1.1, 3.1), (2.0, 2.2, 6.2), (1.0, 1.1, float("nan"))):
+    for bare, recorded, looked in ((1.0, 1.1, 1.6), (2.0, 2.2, 3.2), (1.0, 1.1, float("nan"))):
         times.add(BARE, bare, 0)
         times.add(RECORDED, recorded, 0)
-        times.add(CLOSELY, close, 0)
+        times.add(LOOKED, looked, 0)
     assert times.recorded() == pytest.approx(1.1 + 0.02)
-    assert times.per_site() == pytest.approx(1e4)
+    assert times.per_site() == pytest.approx(1.2e4)
 
 
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
@@ -176,3 +177,22 @@ def test_on_a_gpu_nothing_waits_and_nothing_is_lost() -> None:
     judged = [line for line in lines if "host waited" in line or "NaN" in line or "off by" in line]
     assert len(judged) == 3
     assert not any("MISSED" in line for line in judged)
+
+
+def test_looks_are_paced(tmp_path: Path) -> None:
+    """Never, or in every fourth step, of which those of one sample see the weights in every twentieth."""
+    recorded = Recorded(_subject("mlp-1").build(True, "cpu"), tmp_path)
+    block(recorded, 12)
+    ledger = recorded.recorder._ledger
+    assert ledger is not None
+    alert = ledger.alert
+    calm = [step for step in range(12, 1000) if alert.due(step)]
+    seen = {}
+    for pace in (never, often):
+        paced = Paced(recorded, pace)
+        paced.on()
+        seen[pace] = [[s for s in range(12, 50) if f(s)] for f in (alert.due, lambda s: alert.looks(s, 1))]
+        paced.off()
+    assert seen == {never: [[], []], often: [list(range(12, 50, 4)), [20, 40]]}
+    assert [step for step in range(12, 1000) if alert.due(step)] == calm == list(range(100, 1000, 100))
+    recorded.close()

@@ -27,8 +27,8 @@ TURNED = "TBackward0"
 VIEWS = ("ViewBackward0", "UnsafeViewBackward0")
 MOST_TIES = 100  # nodes of a loss; a longer one is not looked at in every step
 SMALL_ELEMENTS = 4_096  # the gradient of a smaller parameter is no dearer than its factors
-# not float16: the product of two of its numbers may be none of them, and the gradient then is 0 or infinite
-EXACT = (torch.float32, torch.float64, torch.bfloat16)
+# not 16 bits: autograd rounds the gradient to them, the product of the norms is not rounded
+EXACT = (torch.float32, torch.float64)
 
 Ties = tuple[int, ...]
 """What a loss hangs on: numbers of the nodes between it and the modules, ids of the leaves among them."""

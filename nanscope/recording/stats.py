@@ -6,14 +6,18 @@ which is for the rare step that holds a non-finite value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BLOCK = 16_384  # elements
-LONG = 1 << 16  # elements; of more torch's float32 norm may be off by 1e-5, of 8 million by 2e-4
+# torch sums the squares of a float32 tensor in sixteen chains or fewer; where all squares are alike, each
+# addition errs the same way, and the norm of n equal numbers is off by up to 1e-9 n (2e-4 for 200,000).
+BLOCK = 1_024  # elements of a row, summed in one go
+LONG = 4_096  # elements of a contiguous tensor that are still summed in one go
+CONVERTED = 1 << 18  # elements that are brought to another dtype at once: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,15 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
         Shape (len(tensors),), float32, or float64 if any tensor is float64: a 16-bit accumulator would
         overflow at 65504.
     """
+    if not tensors:
+        return torch.empty(0)
     wide = any(t.dtype is torch.float64 for t in tensors)
     dtype = torch.float64 if wide else torch.float32
-    long = [_is_long(tensor) for tensor in tensors]
-    small = [tensor for tensor, is_long in zip(tensors, long, strict=True) if not is_long]
-    parts = iter(torch._foreach_norm(small, 2, dtype=dtype)) if small else iter(())
-    found = [
-        _long_norm(tensor, dtype) if is_long else next(parts)
-        for tensor, is_long in zip(tensors, long, strict=True)
-    ]
+    found = torch._foreach_norm([_rows(t, dtype) if _is_long(t) else t for t in tensors], 2, dtype=dtype)
     home = found[0].device
-    return torch.stack([part.to(home, non_blocking=True) for part in found])
+    if any(part.device != home for part in found):
+        found = tuple([part.to(home, non_blocking=True) for part in found])
+    return torch.stack(found)
 
 
 def _is_long(tensor: Tensor) -> bool:
@@ -66,25 +68,55 @@ def _is_long(tensor: Tensor) -> bool:
     return elements > BLOCK and not tensor.is_cuda and (elements > LONG or not tensor.is_contiguous())
 
 
-def _long_norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The norm of a long tensor on the CPU, where torch adds one after the other: block by block."""
-    flat = _flat(tensor)
-    whole = flat.numel() // BLOCK * BLOCK
-    found = torch.linalg.vector_norm(flat[:whole].view(-1, BLOCK), dim=1, dtype=dtype)
-    if whole < flat.numel():
-        found = torch.cat((found, torch.linalg.vector_norm(flat[whole:], dtype=dtype)[None]))
-    together: Tensor = torch.linalg.vector_norm(found, dtype=torch.float64)
-    return together.to(dtype)
+def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers with the norm of a long tensor on the CPU, so few that torch can take it."""
+    flat, repeats = _flat(tensor)
+    if flat.numel() <= BLOCK:
+        flat = flat.to(dtype)
+    while flat.numel() > LONG or flat.dtype is not dtype:
+        flat = _block_norms(flat, dtype)
+    return flat if repeats == 1 else flat * math.sqrt(repeats)
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """All elements in one dimension, in any order, without a copy if there are no holes between them."""
+def _once(tensor: Tensor) -> tuple[Tensor, int]:
+    """A tensor without the dimensions along which it is expanded, and how often each number occurs."""
+    repeats = 1
+    for dim in reversed(range(tensor.dim())):
+        if tensor.stride(dim) == 0 and tensor.shape[dim] > 1:
+            repeats *= tensor.shape[dim]
+            tensor = tensor.select(dim, 0)
+    return tensor, repeats
+
+
+def _block_norms(flat: Tensor, dtype: torch.dtype) -> Tensor:
+    """Norms of consecutive blocks of a contiguous vector."""
+    rest = flat.numel() % BLOCK
+    blocks = (flat[: flat.numel() - rest] if rest else flat).view(-1, BLOCK)
+    if flat.dtype is dtype and not rest:
+        return _norms_of_rows(blocks, dtype)
+    # converted as a whole, a large tensor would be written out once more
+    found = [_norms_of_rows(share, dtype) for share in torch.split(blocks, CONVERTED // BLOCK)]
+    if rest:
+        found.append(torch.linalg.vector_norm(flat[-rest:], dtype=dtype)[None])
+    return torch.cat(found)
+
+
+def _norms_of_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    return norms
+
+
+def _flat(tensor: Tensor) -> tuple[Tensor, int]:
+    """All elements as a contiguous vector, in any order, and how often each occurs; no copy if it can be."""
+    if tensor.is_contiguous():
+        return tensor.view(-1), 1
+    once, repeats = _once(tensor)
     expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+    for stride, size in sorted(zip(once.stride(), once.shape, strict=True)):
         if size > 1 and stride != expected:
-            return tensor.reshape(-1)
+            return once.reshape(-1).contiguous(), repeats  # of one dimension, the first leaves it as it is
         expected *= size
-    return tensor.as_strided((tensor.numel(),), (1,))
+    return once.as_strided((once.numel(),), (1,)), repeats
 
 
 def peaks(tensors: Sequence[Tensor]) -> Tensor:
@@ -102,11 +134,16 @@ def peaks(tensors: Sequence[Tensor]) -> Tensor:
 def examine(tensor: Tensor) -> Exact:
     """Count NaN and inf and take the norm in float64: the truth about a tensor whose fast norm overflowed."""
     values = strided(tensor)
-    return Exact(
-        l2=float(torch.linalg.vector_norm(values, dtype=torch.float64)),
-        nan_count=int(torch.isnan(values).sum()),
-        inf_count=int(torch.isinf(values).sum()),
-    )
+    l2 = _exact(values)
+    if math.isfinite(l2):  # then so is every element, and counting them takes many times as long
+        return Exact(l2, 0, 0)
+    return Exact(l2, int(torch.isnan(values).sum()), int(torch.isinf(values).sum()))
+
+
+def _exact(values: Tensor) -> float:
+    """The norm in float64."""
+    flat, repeats = _flat(values)
+    return float(torch.linalg.vector_norm(_block_norms(flat, torch.float64))) * math.sqrt(repeats)
 
 
 def logit_stats(logits: Tensor, *, count: bool) -> Tensor:

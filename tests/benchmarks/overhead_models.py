@@ -51,7 +51,7 @@ class Subject:
 
     Attributes:
         build: makes the training afresh, on a device; small ones only show that the program runs.
-        block: steps timed at a time; enough to hold rows being written, ten times
+        block: steps timed at a time; about as many as are written together, which is ten times
             per second or every 64 steps, and a multiple of four, see `overhead_rivals.often`.
         rounds: blocks of each column.
         warm: steps of a fresh recorder before any is timed; the first ten are looked at closely.

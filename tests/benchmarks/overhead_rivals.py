@@ -49,6 +49,9 @@ class Bare:
         """One step."""
         self.training.step()
 
+    def flush(self) -> None:
+        """Write down what waits to be written."""
+
     def close(self) -> None:
         """The training is over."""
 
@@ -80,6 +83,11 @@ class Recorded(Bare):
         """Hooks off."""
         self.recorder._suspend()
 
+    def flush(self) -> None:
+        """The rows of all steps so far."""
+        if (ledger := self.recorder._ledger) is not None:
+            ledger.write(wait=True)
+
     def close(self) -> None:
         """Finish the run file."""
         self.recorder.close()
@@ -94,7 +102,7 @@ class Paced:
 
     def __init__(self, recorded: Recorded, pace: Callable[[int], int]) -> None:
         self.recorded, self.pace = recorded, pace
-        self.step = recorded.step
+        self.step, self.flush = recorded.step, recorded.flush
 
     def on(self) -> None:
         """A step is looked at if the one that `pace` gives would be."""

@@ -2,8 +2,8 @@
 
 Two equal models differ by several per cent only by where malloc put them, so the columns are switched on and
 off on one model, and several fresh models are measured. A switch leaves caches and allocator in disorder:
-the first steps after it are not timed. A block's time is its mean, so that what happens in some of its steps
-only (rows being measured and written) counts.
+the first steps after it are not timed. A block's time is its mean and ends when all its rows, and no others,
+are written: steps wait for one another, and else a short block could begin and end between two writes.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Column(Protocol):
 
     def step(self) -> None:
         """One step."""
+
+    def flush(self) -> None:
+        """Write down what waits to be written."""
 
     def off(self) -> None:
         """After a block."""
@@ -182,9 +185,11 @@ def block(column: Column, steps: int, settle: int = 0) -> tuple[float, float]:
     try:
         for _ in range(settle):
             column.step()
+        column.flush()
         faults, begin = _faults(), perf_counter()
         for _ in range(steps):
             column.step()
+        column.flush()
         return (perf_counter() - begin) / steps, (_faults() - faults) / steps
     finally:
         column.off()

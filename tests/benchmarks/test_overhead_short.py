@@ -179,6 +179,29 @@ def test_on_a_gpu_nothing_waits_and_nothing_is_lost() -> None:
     assert not any("MISSED" in line for line in judged)
 
 
+def test_a_block_times_its_own_rows(tmp_path: Path) -> None:
+    """Rows of untimed steps are written before the clock starts, those of timed steps before it stops."""
+    recorded = Recorded(_subject("mlp-1").build(True, "cpu"), tmp_path)
+    events: list[str] = []
+
+    class Watched:
+        on, off = recorded.on, recorded.off
+
+        def step(self) -> None:
+            recorded.step()
+            events.append("step")
+
+        def flush(self) -> None:
+            recorded.flush()
+            ledger = recorded.recorder._ledger
+            assert ledger is not None
+            events.append(f"{len(ledger._waiting)} waiting")
+
+    block(Watched(), 2, settle=1)
+    assert events == ["step", "0 waiting", "step", "step", "0 waiting"]
+    recorded.close()
+
+
 def test_looks_are_paced(tmp_path: Path) -> None:
     """Never, or in every fourth step, of which those of one sample see the weights in every twentieth."""
     recorded = Recorded(_subject("mlp-1").build(True, "cpu"), tmp_path)

@@ -37,8 +37,9 @@ def _broken_in(training: Training, steps: int) -> int | None:
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """The program sets them."""
+    """One, as in the program: with small tensors, most of the time would be threads that wait for others."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

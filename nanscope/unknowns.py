@@ -26,7 +26,18 @@ def unknowns(run: Run, findings: tuple[Finding, ...]) -> tuple[str, ...]:
         parts.append(
             "which update started the collapse, and with which sample: single operations were not watched"
         )
-    return (*parts, *_of_run(run))
+    return (*parts, *_of_compiled(run), *_of_run(run))
+
+
+def _of_compiled(run: Run) -> Iterator[str]:
+    """Modules whose calls could not be seen."""
+    names = sorted({name for event in run.events_of("compiled") for name in event["modules"]})
+    if names:
+        some = ", ".join(name or "model" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+        yield (
+            f"outputs and their gradients of {len(names)} modules inside of torch.compile ({some}): "
+            "to see them, run with TORCH_COMPILE_DISABLE=1"
+        )
 
 
 def _of_birth(run: Run, birth: Finding) -> Iterator[str]:

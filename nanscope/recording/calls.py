@@ -30,6 +30,8 @@ class Watcher:
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
+WRAPPER = "OptimizedModule"  # by name: importing it would import the compiler
+
 # by id: a class of the user's may compare its modules, and then they have no hash
 _entering: dict[int, Enter] = {}
 _leaving: dict[int, Leave] = {}
@@ -85,7 +87,9 @@ def _install(original: Callable[..., Any]) -> None:
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes that one's place
         if torch.compiler.is_compiling():
             return original(self, *args, **kwargs)
-        key = id(self)
+        # torch.compile's wrapper stands for the module in it, whose own call is part of what was compiled
+        wraps = self.__class__.__name__ == WRAPPER
+        key = id(self._orig_mod) if wraps else id(self)
         enter = _entering.get(key)
         if enter is not None:
             enter(self, args, kwargs)

@@ -84,6 +84,10 @@ class Pass:
         """Whether there are logits, still as the model returned them."""
         return self.logits is not None and self.logits._version == self.version
 
+    def measured_outputs(self, entry: int) -> bool:
+        """Whether anything was measured but what entered, at the place `entry`."""
+        return any(seen.place != entry for seen in self.measured)
+
     def spend(self) -> None:
         """It was looked at."""
         for call in self.calls:

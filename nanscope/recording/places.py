@@ -20,7 +20,12 @@ def watched(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         holds = next(module.parameters(recurse=False), None) is not None
         if holds or next(module.children(), None) is None:
-            yield name, module
+            yield plain(name), module
+
+
+def plain(name: str) -> str:
+    """An fqn without what torch.compile adds to it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 class Places:
@@ -43,7 +48,7 @@ class Places:
         self.outputs = {name: self._add(name, Kind.OUTPUT) for name in self.modules}
         self.gradients = {name: self._add(name, Kind.GRAD_OUTPUT) for name in self.modules}
         self.received = frozenset(self.gradients.values())
-        named = dict(model.named_parameters())
+        named = {plain(name): parameter for name, parameter in model.named_parameters()}
         self.parameters: tuple[Tensor, ...] = tuple(named.values())
         self.weights = tuple(self._add(name, Kind.WEIGHT) for name in named)
         self.grads = tuple(self._add(name, Kind.GRAD) for name in named)

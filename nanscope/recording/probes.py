@@ -286,11 +286,28 @@ class Probes:
                     self._pass.node = getattr(output, "grad_fn", None)
                     if self._logits is None:
                         self._keep_logits(output)
+                    if not self._pass.calls and not self._pass.measured_outputs(self._places.entry):
+                        self._reach_by(output)
                 self._autograd = self._current = None
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
                 self._fail(error)
 
         return leave
+
+    def _reach_by(self, output: Any) -> None:
+        """Nothing inside was seen, as of a compiled model: its output tells whether a gradient arrives."""
+        self.odd = True
+        for tensor in tensors_in(output):
+            if tensor.requires_grad:
+                arrive = self._touch(self._pass)
+                self._handles.append(tensor.register_hook(arrive))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _touch(one: Pass) -> Callable[[Tensor], None]:
+        def touch(_gradient: Tensor) -> None:
+            one.touched = True
+
+        return touch
 
     def _keep_logits(self, output: Any) -> None:
         if type(output) is not Tensor or not output.is_floating_point():

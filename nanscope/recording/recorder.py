@@ -29,10 +29,11 @@ from torch.optim import Optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording import backward, stats
+from nanscope.recording.compiled import is_compiled, unwrapped
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.ledger import Latest, Ledger, Trouble
 from nanscope.recording.measure import Gauge, Reading
-from nanscope.recording.places import Layout, Places
+from nanscope.recording.places import Layout, Places, plain
 from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
 from nanscope.recording.rows import SCALE, Step
@@ -77,11 +78,11 @@ class Recorder:
         budget: int,
         logits: str | None,
     ) -> None:
-        self._model = model
+        self._model = unwrapped(model)
         self._optimizers = optimizers
         self._on_nonfinite = on_nonfinite
         self._config = config
-        self._places = Places(model)
+        self._places = Places(self._model)
         if logits is not None and logits not in self._places.outputs:
             raise UsageError(
                 f"logits={logits!r} names no watched module", "use a name of model.named_modules()"
@@ -432,12 +433,20 @@ class Recorder:
         before, self._grown = self._ledger, False
         if before is None:
             self._open_file(layout)
+            self._tell_unseen(seen)
         elif before.columns != layout.columns:
             self._sink.change(self._header(layout))
             self._sink.event("changed", self.steps, modules=list(self._places.modules))
         self._ledger = Ledger(self._places, sites, layout, self._gauge, self._sink)
         if before is not None:
             self._ledger.follow(before)
+
+    def _tell_unseen(self, seen: Mapping[int, str]) -> None:
+        """Note which modules were trained inside of what torch.compile made: no call of them is told."""
+        outputs = self._places.outputs
+        unseen = [name for name, module in self._places.modules.items() if outputs[name] not in seen]
+        if len(unseen) == len(outputs) or (unseen and is_compiled(self._model)):
+            self._sink.event("compiled", self.steps, modules=unseen)
 
     def _open_file(self, layout: Layout | None = None) -> None:
         if layout is None:  # left before the first step: the file tells at least that
@@ -492,4 +501,4 @@ def _broken(named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, list[int
     for name, tensor in named:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             exact = stats.examine(tensor.detach())
-            yield name, [exact.nan_count, exact.inf_count]
+            yield plain(name), [exact.nan_count, exact.inf_count]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
@@ -57,6 +58,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     (subject,) = (subject for subject in SUBJECTS if subject.name == name)
+    if column == RECORDED:
+        import_module("nanscope.recording.record")  # h5py and others belong to the process, not the training
     begin = _high_water()
     training = subject.build(bool(small), "cpu")
     with tempfile.TemporaryDirectory() as folder:

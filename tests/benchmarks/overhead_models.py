@@ -181,8 +181,8 @@ def transformer(small: bool, device: str) -> Training:
 SUBJECTS = (
     Subject("mlp-1", mlp(1), block=60, rounds=120, warm=130, bar=1.05),
     Subject("mlp-32", mlp(32), block=60, rounds=60, warm=130, bar=1.04),
-    Subject("mlp-1024", mlp(1024), block=4, rounds=40, warm=20, bar=1.02),
-    Subject("transformer", transformer, block=4, rounds=20, warm=20, bar=1.05, memory=True),
-    Subject("resnet18", resnet, block=4, rounds=40, warm=20, bar=1.05, memory=True),
+    Subject("mlp-1024", mlp(1024), block=4, rounds=32, warm=20, bar=1.02),
+    Subject("transformer", transformer, block=4, rounds=12, warm=20, bar=1.05, memory=True),
+    Subject("resnet18", resnet, block=4, rounds=32, warm=20, bar=1.05, memory=True),
     Subject("tiny-600", tiny, block=32, rounds=60, warm=130, bar=None),
 )

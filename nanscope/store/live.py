@@ -61,7 +61,7 @@ class LiveFile:
         self._armed_until = 0  # row mode whatever it costs, up to this row
         self._room = layout.ring  # rows that may wait in the ring; 0 once closed
         self._written = 0  # rows that are in the file's ring
-        self._held = 0  # of the newest rows, those that were said to be followed by more at once
+        self._held = 0  # rows in memory that others follow at once: they do not count yet
         self._done = 0  # rows whose block is written or given up
         self._freed = 0  # rows whose place in the ring may be taken: their block is on the disk itself
         self._durable_blocks = 0
@@ -93,19 +93,28 @@ class LiveFile:
 
     def append(self, step: int, time: float, values: Floats, *, more: bool = False) -> None:
         """Take one row; with `more` to follow at once, it is written together with them."""
-        row, held = self.rows, self._held
-        if row - self._freed >= self._room and not self._wait_for_room():
-            return
+        row = self.rows + self._held
+        if row - self._freed >= self._room:
+            self._let_go()
+            if not self._wait_for_room():
+                return
         self._ring.put(row, step, time, values)
-        self.rows = row + 1
-        self._held = self._held + 1 if more else 0
-        if self._row_mode and not more and self._written >= row - held:
-            self._write_to_disk(row + 1)
-        if row % self.layout.block == 0:
+        self._held += 1
+        if not more:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """The rows that were held back count from now on."""
+        first, stop = self.rows, self.rows + self._held
+        if self._row_mode and self._written == first:
+            self._write_to_disk(stop)
+        self.rows, self._held = stop, 0
+        if -first % self.layout.block < stop - first:  # one of them is the first after a block
             self._call_thread()
 
     def amend(self, values: Floats) -> None:
         """Replace the values of the newest row; a kill in the midst of it leaves the old or the new ones."""
+        self._let_go()
         row = self.rows - 1
         if row < 0 or not self._room:
             return
@@ -119,6 +128,7 @@ class LiveFile:
 
     def keep(self) -> None:
         """The rows around the newest one matter: they stay whole, the next ones are written at once."""
+        self._let_go()
         self._blocks.keep(self.rows // self.layout.block)
         self._armed_until = self.rows + ARMED_ROWS
         self._row_mode = True
@@ -145,6 +155,7 @@ class LiveFile:
         code = STATES.index(state)
         if not self._room:
             return
+        self._let_go()
         self._room = 0
         self._stop.set()
         self._wake.set()

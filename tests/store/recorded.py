@@ -1,20 +1,20 @@
 """The columns that the recorder writes for a small and a large network, without torch.
 
-An MLP of L linear layers with rectifiers between them, the last one without a bias: 8 L - 3 sites and about
-4.7 (small) or 3.7 (large) columns a site; `test_matrix.py` holds them against a recorded training.
+An MLP of L linear layers with rectifiers between them, the last one without a bias: 10 L - 4 sites and about
+4.2 (small) or 3.4 (large) columns a site; `test_matrix.py` holds them against a recorded training.
 """
 
 from nanscope.run import Column, Header
 from nanscope.values import Kind, Site
 
-SMALL, LARGE = 21, 301  # sites; 99 and 1,114 columns
+SMALL, LARGE = 26, 376  # sites; 109 and 1,264 columns
 CLASSES = 10
 SPARE = 8
 
 
 def layers(sites: int) -> int:
     """Linear layers of the network with so many sites."""
-    return (sites + 3) // 8
+    return (sites + 4) // 10
 
 
 def recorded_header(sites: int) -> Header:
@@ -28,11 +28,14 @@ def recorded_header(sites: int) -> Header:
         (Kind.GRAD_OUTPUT, modules),
         (Kind.WEIGHT, parameters),
         (Kind.GRAD, parameters),
+        (Kind.UPDATE, parameters),
     ):
         places += [Site(name, kind) for name in names]
     peaked = [site for site in places if site.kind in (Kind.OUTPUT, Kind.WEIGHT)]
     rectified = [site for site in places if site.kind is Kind.OUTPUT and int(site.name) % 2]
-    stats = {"l2": places, "nan_count": places, "inf_count": places, "abs_max": peaked}
+    counted = [site for site in places if site.kind is not Kind.UPDATE]
+    stats = {"l2": places, "nan_count": counted, "inf_count": counted, "abs_max": peaked}
+    stats["ratio"] = [site for site in places if site.kind is Kind.UPDATE]
     stats["dead_fraction"] = rectified
     columns = [Column(site, stat) for stat, of in stats.items() for site in of]
     scalars = ["loss", "lr", "samples", "logits_abs_max", "logits_margin", "predicted_nan"]

@@ -17,6 +17,13 @@ UNFINISHED = {
 }
 
 
+HIDDEN = {
+    "compiled": ("torch.compile", "run with TORCH_COMPILE_DISABLE=1"),
+    "transformed": ("torch.func", "call the model outside of it"),
+}
+"""Where calls of modules are not seen, by the event that says so, and what to do."""
+
+
 def unknowns(run: Run, findings: tuple[Finding, ...]) -> tuple[str, ...]:
     """Everything that would make the answer better and was not recorded."""
     birth = next((finding for finding in findings if finding.rule == "NS101"), None)
@@ -26,18 +33,19 @@ def unknowns(run: Run, findings: tuple[Finding, ...]) -> tuple[str, ...]:
         parts.append(
             "which update started the collapse, and with which sample: single operations were not watched"
         )
-    return (*parts, *_of_compiled(run), *_of_run(run))
+    return (*parts, *_of_hidden(run), *_of_run(run))
 
 
-def _of_compiled(run: Run) -> Iterator[str]:
+def _of_hidden(run: Run) -> Iterator[str]:
     """Modules whose calls could not be seen."""
-    names = sorted({name for event in run.events_of("compiled") for name in event["modules"]})
-    if names:
-        some = ", ".join(name or "model" for name in names[:3]) + (", ..." if len(names) > 3 else "")
-        yield (
-            f"outputs and their gradients of {len(names)} modules inside of torch.compile ({some}): "
-            "to see them, run with TORCH_COMPILE_DISABLE=1"
-        )
+    for kind, (where, remedy) in HIDDEN.items():
+        names = sorted({name for event in run.events_of(kind) for name in event["modules"]})
+        if names:
+            some = ", ".join(name or "model" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            yield (
+                f"outputs and their gradients of {len(names)} modules inside of {where} ({some}): "
+                f"to see them, {remedy}"
+            )
 
 
 def _of_birth(run: Run, birth: Finding) -> Iterator[str]:

@@ -4,12 +4,15 @@ Every call of a module goes through `nn.Module.__call__`. Replacing that one fun
 costs a lookup per call; a forward hook makes torch take its slow path, is copied with the model (`deepcopy`,
 `torch.save`), and stays behind if something goes wrong. A compiled model is traced through it as if it were
 not there: what happens inside of it is not told.
+
+Somebody else may replace it too, before us or over ours, and put back what he found, at any time.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -37,15 +40,21 @@ _entering: dict[int, Enter] = {}
 _leaving: dict[int, Leave] = {}
 _watchers: dict[int, list[Watcher]] = {}
 _patches: list[Callable[..., Any]] = []
+_wrapped: set[int] = set()  # of those that are watched, which were called in the compiler's wrapper
 
 
 def watch(watchers: Mapping[int, Watcher]) -> None:
     """Begin to tell; keys are ids of modules that the caller keeps alive, and that others may watch too."""
-    if not _patches or nn.Module.__call__ is not _patches[-1]:
+    if not _patches or not (nn.Module.__call__ is _patches[-1] or _is_reached()):
         _install(nn.Module.__call__)
     for key, watcher in watchers.items():
         _watchers.setdefault(key, []).append(watcher)
         _tell(key)
+
+
+def was_wrapped(model: nn.Module) -> bool:
+    """Whether a watched module was called in the wrapper that `torch.compile(module)` returns."""
+    return id(model) in _wrapped
 
 
 def unwatch(watchers: Mapping[int, Watcher]) -> None:
@@ -66,6 +75,7 @@ def _tell(key: int) -> None:
     _put(_leaving, key, [watcher.leave for watcher in told if watcher.leave])
     if not told:
         del _watchers[key]
+        _wrapped.discard(key)
 
 
 def _put(table: dict[int, Hook], key: int, hooks: list[Hook]) -> None:
@@ -82,14 +92,24 @@ def _all(hooks: Sequence[Callable[..., None]]) -> Callable[..., None]:
     return each
 
 
+def _is_reached() -> bool:
+    """Whether a call still comes by ours: installed twice, it would tell of each call twice."""
+    came: list[bool] = []
+    module = nn.Identity()
+    _entering[id(module)] = lambda *_: came.append(True)
+    with suppress(Exception):  # of a function that is not ours
+        module(torch.empty(0))
+    del _entering[id(module)]
+    return bool(came)
+
+
 def _install(original: Callable[..., Any]) -> None:
     @functools.wraps(original)
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes that one's place
         if torch.compiler.is_compiling():
             return original(self, *args, **kwargs)
         # torch.compile's wrapper stands for the module in it, whose own call is part of what was compiled
-        wraps = self.__class__.__name__ == WRAPPER
-        key = id(self._orig_mod) if wraps else id(self)
+        key = id(self) if self.__class__.__name__ != WRAPPER else _unwrap(self)
         enter = _entering.get(key)
         if enter is not None:
             enter(self, args, kwargs)
@@ -101,3 +121,10 @@ def _install(original: Callable[..., Any]) -> None:
 
     _patches.append(__call__)
     nn.Module.__call__ = __call__  # type: ignore[method-assign]
+
+
+def _unwrap(wrapper: nn.Module) -> int:
+    key = id(getattr(wrapper, "_orig_mod", wrapper))  # a class of the user's may have that name
+    if key in _watchers:
+        _wrapped.add(key)
+    return key

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nanscope.recording import calls, factors, stats
 from nanscope.recording.calls import Leave, Watcher
+from nanscope.recording.compiled import is_transformed
 from nanscope.recording.passes import OURS, Measured, Pass, UsualPass, await_gradient, tensors_in
 from nanscope.recording.places import Places
 from nanscope.recording.routine import Routine
@@ -50,6 +51,7 @@ class Probes:
         routine: how that one went; None if the next pass is to be looked at in the long way.
         odd: whether something has happened that the routine does not know.
         stale: whether the model may have got other modules or parameters.
+        transformed: whether the root was called in this step where tensors hold no numbers.
         closely: whether the largest absolute values are wanted in this step.
         counts_units: whether it is wanted which units are active.
         in_backward: whether a backward pass is running.
@@ -79,7 +81,8 @@ class Probes:
         self.usual = UsualPass()
         self.routine: Routine | None = None
         self._waits: Mapping[int, bool] = {}
-        self.stale = False
+        self.stale = True  # it may have been materialised or moved since it was looked through
+        self.transformed = False
         self.closely = True
         self.counts_units = True
         self.in_backward = False
@@ -97,7 +100,7 @@ class Probes:
         if len(self.passes) != 1 or not self._pass.untouched:
             self._pass = Pass()
             self.passes = [self._pass]
-        self.odd = False
+        self.odd = self.transformed = False
         self._handles = []
 
     def spend(self) -> None:
@@ -192,6 +195,10 @@ class Probes:
             found += [(gradients[0], x) for gradients, x in kept if gradients]
         return found
 
+    def touch(self) -> None:
+        """A backward pass went through the model, though nothing was collected."""
+        self._pass.touched = True
+
     @property
     def empty(self) -> bool:
         """Whether nothing was collected since the last look."""
@@ -232,6 +239,9 @@ class Probes:
         if self.in_backward or not self.active:
             return
         try:
+            if is_transformed():
+                self._autograd, self._current, self.transformed = False, None, True
+                return
             if self.stale and (other := self._renew()) is not None:
                 other._enter(model, args, kwargs)
                 return
@@ -280,8 +290,12 @@ class Probes:
             if not self.active or self.in_backward:
                 return
             try:
-                if self._current is not None:
-                    self._current.returned = output
+                current = self._current
+                if current is not None and not current.outs:
+                    self.unfold()  # compiled since the last pass: nothing inside was seen
+                    current = None
+                if current is not None:
+                    current.returned = output
                 elif self._autograd:
                     self._pass.node = getattr(output, "grad_fn", None)
                     if self._logits is None:
@@ -353,6 +367,8 @@ class Probes:
         watching = self._autograd
         if not self.active or not (torch.is_grad_enabled() if watching is None else watching):
             return
+        if watching is None and is_transformed():
+            return
         self.odd = True
         if self._pass.spent and not self.in_backward:
             self._next()
@@ -394,7 +410,7 @@ class Probes:
         """A tensor hook for the gradient of an output that is to be measured as it arrives."""
 
         def arrive(gradient: Tensor) -> None:
-            if not self.active:
+            if not self.active or is_transformed():
                 return
             try:
                 of.touched = True

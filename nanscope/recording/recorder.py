@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording import backward, stats
-from nanscope.recording.compiled import is_compiled, unwrapped
+from nanscope.recording.compiled import Hidden, unwrapped
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.ledger import Latest, Ledger, Trouble
 from nanscope.recording.measure import Gauge, Reading
@@ -128,6 +128,7 @@ class Recorder:
             renew=self._renew,
             logits=self._logits,
         )
+        self._hidden = Hidden(self._model, self._places, self._tell_hidden)
         self._updates = Updates(
             self._optimizers, self._places.parameters, self._guard(self._before_update), self._after_update
         )
@@ -309,12 +310,15 @@ class Recorder:
         else:
             probes.unfold(late=True)
             if not probes.reached:
-                return  # a loss of another model
+                if not (probes.empty and self._hidden.reaches(roots, transformed=probes.transformed)):
+                    return  # a loss of another model
+                probes.touch()
             if self._ledger is None or self._grown:
                 self._open_ledger(roots)
             reading = self._gauge.collect(probes, roots, count=self._classes)
             if reading.broken or probes.closely:
                 self._weigh_samples(reading)
+            self._hidden.look(probes.passes)
             probes.spend()
         self._step.readings.append(reading)
         if self._witness is None:
@@ -348,7 +352,7 @@ class Recorder:
     # -- the update -----------------------------------------------------------------------------------
 
     def _before_update(self, _optimizer: Optimizer) -> None:
-        if not self._step.readings and not self._probes.empty:
+        if not self._step.readings and (self._probes.transformed or not self._probes.empty):
             self._scale = None
             self._measure(())  # the gradients came by another way than backward()
         if not self._looking and self._wants_look():
@@ -433,7 +437,6 @@ class Recorder:
         before, self._grown = self._ledger, False
         if before is None:
             self._open_file(layout)
-            self._tell_unseen(seen)
         elif before.columns != layout.columns:
             self._sink.change(self._header(layout))
             self._sink.event("changed", self.steps, modules=list(self._places.modules))
@@ -441,12 +444,8 @@ class Recorder:
         if before is not None:
             self._ledger.follow(before)
 
-    def _tell_unseen(self, seen: Mapping[int, str]) -> None:
-        """Note which modules were trained inside of what torch.compile made: no call of them is told."""
-        outputs = self._places.outputs
-        unseen = [name for name, module in self._places.modules.items() if outputs[name] not in seen]
-        if len(unseen) == len(outputs) or (unseen and is_compiled(self._model)):
-            self._sink.event("compiled", self.steps, modules=unseen)
+    def _tell_hidden(self, kind: str, modules: list[str]) -> None:
+        self._sink.event(kind, self.steps, modules=modules)
 
     def _open_file(self, layout: Layout | None = None) -> None:
         if layout is None:  # left before the first step: the file tells at least that

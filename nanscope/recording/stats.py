@@ -16,6 +16,7 @@ from torch import Tensor
 # torch sums the squares of a float32 tensor in sixteen chains or fewer; where all squares are alike, each
 # addition errs the same way, and the norm of n equal numbers is off by up to 1e-9 n (2e-4 for 200,000).
 BLOCK = 1_024  # elements of a row, summed in one go
+BLOCKS = (BLOCK, 512, 256, 128)
 LONG = 4_096  # elements of a contiguous tensor that are still summed in one go
 CONVERTED = 1 << 18  # elements that are brought to another dtype at once: they stay in the cache
 
@@ -55,17 +56,25 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
         return torch.empty(0)
     wide = any(t.dtype is torch.float64 for t in tensors)
     dtype = torch.float64 if wide else torch.float32
-    found = torch._foreach_norm([_rows(t, dtype) if _is_long(t) else t for t in tensors], 2, dtype=dtype)
+    found = torch._foreach_norm(
+        [_brief(t, dtype) if t.numel() > BLOCK else t for t in tensors], 2, dtype=dtype
+    )
     home = found[0].device
     if any(part.device != home for part in found):
         found = tuple([part.to(home, non_blocking=True) for part in found])
     return torch.stack(found)
 
 
-def _is_long(tensor: Tensor) -> bool:
-    """Whether torch would lose digits; with strides it adds one element after the other."""
+def _brief(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers with the same norm, so few that torch loses no digits; with strides it adds one by one."""
     elements = tensor.numel()
-    return elements > BLOCK and not tensor.is_cuda and (elements > LONG or not tensor.is_contiguous())
+    if tensor.is_cuda or (elements <= LONG and tensor.is_contiguous()):
+        return tensor
+    if tensor.dtype is dtype and tensor.is_contiguous():  # the most frequent case, without detours
+        for block in BLOCKS:
+            if not elements % block and elements <= block * LONG:
+                return _norms_of_rows(tensor.view(-1, block), dtype)
+    return _rows(tensor, dtype)
 
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:

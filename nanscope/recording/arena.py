@@ -35,6 +35,7 @@ class Arena:
         self.ends = torch.tensor(sizes).cumsum(0).tolist()
         self.buffer = torch.empty(max(1, min(ROWS, ELEMENTS // self.ends[-1])), self.ends[-1], dtype=dtype)
         self.used = 0
+        self._flat = self.buffer.unbind()
         self._rows = [
             [part.view(shape) for part, shape in zip(row.split(sizes), shapes, strict=True)]
             for row in self.buffer
@@ -50,6 +51,10 @@ class Arena:
         torch._foreach_copy_(self._rows[self.used], tensors)
         self.used += 1
         return Slot(self, self.used - 1)
+
+    def is_suspect(self, slot: Slot) -> bool:
+        """Whether an element of a row may not be finite: its sum is not, which may also have overflowed."""
+        return not math.isfinite(self._flat[slot.row].sum().item())
 
     def part(self, i: int, first: int, last: int) -> Tensor:
         """Tensor i of the rows first to last, shape (rows, elements)."""

@@ -49,6 +49,11 @@ def unwatch(watcher: Watcher) -> None:
         torch.autograd.backward = _patches.pop().__wrapped__  # type: ignore[attr-defined]
 
 
+def is_running() -> bool:
+    """Whether a backward pass runs now that somebody is told of."""
+    return _depth > 0
+
+
 def _install(original: Callable[..., Any]) -> None:
     @functools.wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:

@@ -53,6 +53,7 @@ class Reading:
         exact: what was examined because its norm was not finite, by its index in the plan's `order`.
         dead: dead fraction by place, if a window was completed with this reading.
         broken: whether something in it is known to be non-finite.
+        suspect: whether something in the copied tensors may be.
         arrived: on a GPU everything is measured at once and travels to the host as `known`, until this event.
     """
 
@@ -70,6 +71,7 @@ class Reading:
     exact: dict[int, stats.Exact] = field(default_factory=dict)
     dead: Mapping[int, float] = field(default_factory=dict)
     broken: bool = False
+    suspect: bool = False
     arrived: torch.cuda.Event | None = None
 
     @property
@@ -161,6 +163,7 @@ class Gauge:
         if arena.full:
             self.measure()
         reading.slot = arena.put(waiting)
+        reading.suspect = arena.is_suspect(reading.slot)
         self._pending.append(reading)
         _weigh(reading)
 
@@ -236,6 +239,7 @@ class Gauge:
         if waiting and small and not on_gpu:
             odd = any(tensor.is_complex() for tensor in waiting)
             reading.slot = self._put([stats.strided(tensor) for tensor in waiting] if odd else waiting)
+            reading.suspect = reading.slot.arena.is_suspect(reading.slot)
         self._pending.append(reading)  # after _put: a full arena measures all that is pending
         if on_gpu:
             return _sent(reading, [stats.strided(tensor) for tensor in waiting])

@@ -17,8 +17,8 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -36,6 +36,7 @@ from nanscope.recording.measure import Gauge, Reading
 from nanscope.recording.places import Layout, Places, plain
 from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
+from nanscope.recording.rewind.rewind import Rewinder
 from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.samples import Doubles, heaviest, sample_norms
 from nanscope.recording.scalars import scalar_names
@@ -116,6 +117,14 @@ class Recorder:
         self._scalers = Scalers(self._concerns, self._after_scaled_update, self._guard)
         self._scalers.attach()
         backward.watch(self)
+        self._rewinder = Rewinder(
+            self._model,
+            self._optimizers or (),
+            number=lambda: self.steps,
+            tell=self._sink.event,
+            aside=self._aside,
+            guard=self._guard,
+        )
         return self
 
     def _attach(self) -> None:
@@ -152,6 +161,8 @@ class Recorder:
         """Stop recording: remove every hook, finish the run file. Harmless when done before."""
         if self._active and self._updates.begun:
             self._guard(self._end_step)()
+        if self._active and self.steps and not self._rewinder.done:
+            self._guard(self._rewinder.finish)(self.steps - 1)
         self._detach()
         try:
             self._write_the_rest()
@@ -170,6 +181,7 @@ class Recorder:
 
     def _detach(self) -> None:
         self._active = False
+        self._rewinder.close()
         backward.unwatch(self)
         self._scalers.remove()
         self._registrations.remove()
@@ -183,6 +195,7 @@ class Recorder:
         backward.unwatch(self)
         self._scalers.remove()
         self._updates.remove()
+        self._rewinder.detach()
         self._probes.detach()
 
     def _resume(self) -> None:
@@ -191,6 +204,17 @@ class Recorder:
         self._scalers.attach()
         self._updates.attach()
         self._probes.attach()
+        if not self._rewinder.done:
+            self._rewinder.attach()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Hear and see nothing; the hooks stay: torch may be walking through its list of them."""
+        self._active = self._probes.active = False
+        try:
+            yield
+        finally:
+            self._active = self._probes.active = True
 
     # -- what the user may call -----------------------------------------------------------------------
 
@@ -262,6 +286,7 @@ class Recorder:
         self._updates.remove()
         self._probes.remove()
         self._places = places
+        self._rewinder.renew()
         self._attach()
         return self._probes
 
@@ -293,6 +318,7 @@ class Recorder:
         if self._witness is not None and self._witness.grad is None:
             self._step.readings = []  # the gradients of the passes before were thrown away: begin anew
             self._probes.begin_anew()
+        self._rewinder.begin_backward(roots)
         probes = self._probes
         probes.begin_backward(roots)
         self._scale = self._scalers.scale_of(roots) if self._scalers.seen else None
@@ -327,6 +353,7 @@ class Recorder:
         self._step.scale = self._scale
         if reading.broken:
             self._tell_state()
+        self._rewinder.end_backward(reading.loss, suspect=reading.broken or reading.suspect)
 
     def _weigh_samples(self, reading: Reading) -> None:
         """Which samples pull hardest: kept for the last close looks, noted once where something broke."""
@@ -351,13 +378,14 @@ class Recorder:
 
     # -- the update -----------------------------------------------------------------------------------
 
-    def _before_update(self, _optimizer: Optimizer) -> None:
+    def _before_update(self, optimizer: Optimizer) -> None:
         if not self._step.readings and (self._probes.transformed or not self._probes.empty):
             self._scale = None
             self._measure(())  # the gradients came by another way than backward()
         if not self._looking and self._wants_look():
             self._looking = True
             self._gauge.remember()
+        self._rewinder.begin_update(optimizer)
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return self._updates.concerns(optimizer)
@@ -403,6 +431,7 @@ class Recorder:
         if self._looking or self._wants_look():
             step.weights = self._gauge.weights()
             self._looking = False
+        self._rewinder.end_step()
         self._ledger.end(step)
         self.steps += 1
         self._step = Step(self.steps)
@@ -410,6 +439,8 @@ class Recorder:
         self._witness = None
         self._probes.clear()
         self._probes.closely = self._ledger.alert.due(self.steps)
+        if self._ledger.trouble and not self._rewinder.done:
+            self._rewinder.trouble(step.number)
         if self._ledger.broken:
             self._tell_state()
         elif self._scalers.seen:

@@ -1,0 +1,170 @@
+"""Inquiry: execute bad steps again under watch, and put together what is to be told of the origin."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nanscope.recording.rewind.culprit import culprit
+from nanscope.recording.rewind.keeper import State, held
+from nanscope.recording.rewind.rerun import Rerun
+from nanscope.recording.rewind.tape import Program
+
+CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """The state before a step."""
+
+    number: int
+    state: State
+
+
+@dataclass(slots=True)
+class Answer:
+    """An event for the run file."""
+
+    kind: str
+    step: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Inquiry:
+    """Into what was noticed in a step; within a `room`."""
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], noticed: int) -> None:
+        self._model, self._optimizers, self._noticed = model, optimizers, noticed
+        self._began = time.perf_counter()
+
+    def of_steps(self, programs: Sequence[Program], snapshots: Sequence[Snapshot]) -> Answer:
+        """Execute the steps since the last sound snapshot, up to the first that breaks, and watch that."""
+        snapshot = next((s for s in reversed(snapshots) if s.state.is_finite()), None)
+        if snapshot is None:
+            return self._none("no sound state before the step was kept")
+        snapshot.state.put()
+        steps = [program for program in programs if program.number >= snapshot.number]
+        for program in steps:
+            if program.lacks:
+                return self._none(program.lacks)
+            before = State(self._model, self._optimizers)
+            clear_gradients(self._model, self._optimizers)
+            loss = Rerun(self._model).execute(program)
+            if is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
+                return self.of_step(program, before, None)
+        return self._differs(f"steps {snapshot.number} to {self._noticed} were finite when executed again")
+
+    def of_step(self, program: Program, state: State, loss: float | None) -> Answer:
+        """Execute one step under watch.
+
+        Args:
+            state: before it.
+            loss: as it was, None if not known.
+        """
+        if program.lacks:
+            return self._none(program.lacks)
+        from nanscope.recording.rewind.watch import watch  # noqa: PLC0415 - only a run in trouble needs it
+
+        rerun = Rerun(self._model)
+
+        def again() -> None:
+            self._put(state)
+
+        again()
+        birth = watch(
+            lambda: rerun.execute(program),
+            self._model,
+            self._optimizers,
+            inputs=program.inputs,
+            targets=program.targets,
+            rows=program.rows,
+            again=again,
+        )
+        if birth is None:
+            written = ", the inputs were overwritten since" if program.overwritten() else ""
+            return self._differs(f"loss: {loss} live, {rerun.loss} again{written}")
+        data = dict(birth.data)
+        if data.get("phase") in CHECKED:
+            data |= culprit(data.get("samples") or [], program.rows, self._attempt(program, state))
+        return Answer("origin", program.number, data | self._about(program))
+
+    def _put(self, state: State) -> None:
+        state.put()
+        clear_gradients(self._model, self._optimizers)
+
+    def _attempt(self, program: Program, state: State) -> Any:
+        def attempt(rows: Collection[int]) -> bool:
+            self._put(state)
+            rerun = Rerun(self._model, without=frozenset(rows), updates=False)
+            try:
+                loss = rerun.execute(program)
+            except Exception:  # noqa: BLE001 - shapes that only the whole batch has
+                return False
+            return not is_harmed(loss, self._model, self._optimizers)
+
+        return attempt
+
+    def _is_sound(self) -> bool:
+        return all(map(is_finite, held(self._model, self._optimizers)))
+
+    def _about(self, program: Program) -> dict[str, Any]:
+        """What is known of the step beside the birth."""
+        update = next((event for event in program.events if event.optimizer is not None), None)
+        optimizer = update.optimizer if update else next(iter(self._optimizers), None)
+        group = update.settings[0] if update else (optimizer.param_groups[0] if optimizer else {})
+        settings = {key: _plain(value) for key, value in group.items() if key != "params"}
+        return {
+            "lr": settings.get("lr"),
+            "optimizer": type(optimizer).__name__ if optimizer else None,
+            "settings": {key: value for key, value in settings.items() if value is not None},
+            "rows": program.rows,
+            "noticed": self._noticed,
+            "steps_back": self._noticed - program.number,
+            "seconds": time.perf_counter() - self._began,
+            "reproduced": True,
+        }
+
+    def _none(self, why: str) -> Answer:
+        return Answer("no-rewind", self._noticed, {"why": why})
+
+    def _differs(self, what: str) -> Answer:
+        return Answer("not-reproduced", self._noticed, {"differs": [what]})
+
+
+def clear_gradients(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """As before the first backward pass of a step."""
+    for tensor in held(model, optimizers):
+        tensor.grad = None
+
+
+def is_harmed(loss: float | None, model: nn.Module, optimizers: Iterable[Optimizer]) -> bool:
+    """Whether the loss or the gradient of a parameter is not finite."""
+    if loss is not None and not math.isfinite(loss):
+        return True
+    gradients = [p.grad for o in optimizers for group in o.param_groups for p in group["params"]]
+    gradients += [p.grad for p in model.parameters()]
+    return not all(is_finite(gradient) for gradient in gradients if gradient is not None)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every element is; integers are."""
+    values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
+    return not values.is_floating_point() or bool(torch.isfinite(values).all())
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON types, None if it is no number."""
+    if isinstance(value, Tensor):
+        return _plain(value.item()) if value.numel() == 1 else None
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) else None

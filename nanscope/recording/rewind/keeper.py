@@ -1,0 +1,188 @@
+"""State: what a step may change, in memory; and a room where steps are executed again without a trace.
+
+The live tensors are not written to: while a step is executed again each parameter and buffer points to a copy
+(`tensor.data`), and afterwards to its own memory again, with the count of writes that it had. Graphs, views
+and optimizers that hold a tensor hold it still.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+Generators = tuple[Tensor, tuple[Tensor, ...], object, Any]
+
+
+def generators() -> Generators:
+    """States of every random number generator that a program may draw from."""
+    return (
+        torch.default_generator.get_state(),
+        tuple(g.get_state() for g in _cuda_generators()),
+        random.getstate(),
+        np.random.get_state(legacy=False),  # noqa: NPY002 - the one that programs draw from
+    )
+
+
+def set_generators(states: Generators) -> None:
+    """Put the states back."""
+    torch.default_generator.set_state(states[0])
+    for generator, state in zip(_cuda_generators(), states[1], strict=False):
+        generator.set_state(state)
+    random.setstate(cast("tuple[Any, ...]", states[2]))
+    np.random.set_state(states[3])  # noqa: NPY002 - as above
+
+
+def _cuda_generators() -> Sequence[torch.Generator]:
+    return torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+
+
+class State:
+    """Copies of the parameters, buffers, optimizer states and settings, and of the generators."""
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self.tensors = held(model, optimizers)
+        self.copies = [_copied(tensor) for tensor in self.tensors]
+        self._note(optimizers)
+
+    def renew(self, optimizers: Sequence[Optimizer]) -> None:
+        """Take the present state of the same tensors instead, into the same memory."""
+        for kept, tensor in zip(self.copies, self.tensors, strict=True):
+            kept.copy_(tensor.detach(), non_blocking=True)
+        self._note(optimizers)
+
+    def _note(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+        self.kept = [{p: _kept(s) for p, s in o.state.items()} for o in optimizers]
+        self.settings = [[_settings(group) for group in o.param_groups] for o in optimizers]
+        self.generators = generators()
+
+    def add(self, optimizer: Optimizer) -> None:
+        """An optimizer that was not known: it has not stepped since, so it is as it was."""
+        self.optimizers = [*self.optimizers, optimizer]
+        self.kept.append({p: _kept(s) for p, s in optimizer.state.items()})
+        self.settings.append([_settings(group) for group in optimizer.param_groups])
+
+    def replace(self, tensors: Mapping[int, Tensor]) -> None:
+        """Some tensors, by id, were otherwise before the step; the copies are not to be written to."""
+        self.copies = [tensors.get(id(t), c) for t, c in zip(self.tensors, self.copies, strict=True)]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the copies take."""
+        states = [v for o in self.kept for s in o.values() for v in s.values() if isinstance(v, _Kept)]
+        return sum(t.nbytes for t in self.copies) + sum(v.tensor.nbytes for v in states)
+
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether parameters and buffers were sound."""
+        return all(bool(torch.isfinite(t).all()) for t in self.copies if t.is_floating_point())
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Let the live tensors and optimizers have this state; only within a `room`."""
+        for tensor, kept in zip(self.tensors, self.copies, strict=True):
+            tensor.data = kept.to(tensor.device, copy=True)
+        for optimizer, states, settings in zip(self.optimizers, self.kept, self.settings, strict=True):
+            optimizer.state.clear()
+            optimizer.state.update({p: _given(state) for p, state in states.items()})
+            for group, values in zip(optimizer.param_groups, settings, strict=True):
+                group.update(_given(values))
+        set_generators(self.generators)
+
+
+@contextmanager
+def room(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    """Whatever happens to model, optimizers, gradients and generators within is undone at the end."""
+    tensors = held(model, optimizers)
+    before = [(t, t.data, t._version, t.grad, t.requires_grad) for t in tensors]
+    modules = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    states = [(o, dict(o.state), [_shallow(g) for g in o.param_groups]) for o in optimizers]
+    drawn, grad_mode = generators(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for module, attributes, parameters, buffers in modules:
+            _refill(module.__dict__, attributes)
+            _refill(module._parameters, parameters)
+            _refill(module._buffers, buffers)
+        for tensor, data, version, grad, requires_grad in before:
+            tensor.data = data
+            tensor.grad = grad
+            if tensor.is_leaf and tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+        for optimizer, state, groups in states:
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            for group, settings in zip(optimizer.param_groups, groups, strict=True):
+                group.update(settings)
+        torch.set_grad_enabled(grad_mode)
+        set_generators(drawn)
+
+
+def held(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """Every parameter and buffer, once; also parameters that only an optimizer has."""
+    found: dict[int, Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    for optimizer in optimizers:
+        found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
+    return [t for t in found.values() if not is_lazy(t) and t.layout is torch.strided and not t.is_meta]
+
+
+def _refill(live: dict[str, Any], before: dict[str, Any]) -> None:
+    for key in live.keys() - before.keys():
+        del live[key]
+    live.update(before)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy, on the host if the tensor lives on a device: there memory is dear."""
+    if not tensor.is_cuda:
+        return tensor.detach().clone()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor.detach(), non_blocking=True)
+
+
+def _shallow(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return cast("dict[str, Any]", _kept(_shallow(group)))
+
+
+class _Kept(NamedTuple):
+    """A copy, and where the tensor lives."""
+
+    tensor: Tensor
+    device: torch.device
+
+
+def _kept(value: Any) -> Any:
+    """Nested values with copies of their tensors."""
+    if isinstance(value, Tensor):
+        return _Kept(_copied(value), value.device)
+    return _mapped(value, _kept)
+
+
+def _given(value: Any) -> Any:
+    """The same with live tensors instead of the copies, made anew each time."""
+    if isinstance(value, _Kept):
+        return value.tensor.to(value.device, copy=True)
+    return _mapped(value, _given)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: change(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(change(item) for item in value)
+    return copy.copy(value)

@@ -1,0 +1,144 @@
+"""Execute a step again from its tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanscope.recording.rewind.tape import Context, Event, Program, Ref
+
+Within = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(slots=True)
+class Rerun:
+    """How a step is executed again.
+
+    Attributes:
+        without: rows of the batch that are left out; others take their places.
+        lr: factor of the learning rates.
+        settings: of the optimizers, in place of those that they had.
+        before_update: called between the backward pass and the update.
+        within: entered around all but the update.
+        updates: whether the optimizers step.
+        loss: of the last execution; the sum over its backward passes.
+    """
+
+    model: nn.Module
+    without: Collection[int] = ()
+    lr: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    before_update: Callable[[], None] | None = None
+    within: Within = nullcontext
+    updates: bool = True
+    loss: float = 0.0
+    given: Event | None = None
+
+    def execute(self, program: Program) -> float:
+        """Execute a sealed step; model, optimizers and gradients are as they were before it.
+
+        Returns:
+            The loss: the sum over the tensors given to its backward passes.
+        """
+        made: list[Any] = []
+        self.loss = 0.0
+        with ExitStack() as around:
+            around.enter_context(torch.enable_grad())
+            inner = around.enter_context(ExitStack())
+            inner.enter_context(self.within())
+            for event in program.events:
+                if event.optimizer is not None:
+                    inner.close()
+                self.given = event
+                made.append(self._run(event, program, made))
+        self.given = None
+        return self.loss
+
+    def objective(self, program: Program) -> Tensor:
+        """The loss of a sealed step as a tensor, up to its first backward pass."""
+        made: list[Any] = []
+        for event in program.events:
+            if event.is_backward:
+                roots = self._found(event.args[0], program, made)
+                return roots if isinstance(roots, Tensor) else sum(roots)
+            made.append(self._run(event, program, made))
+        raise ValueError("the step has no backward pass")
+
+    def _run(self, event: Event, program: Program, made: list[Any]) -> Any:
+        if event.optimizer is not None:
+            return self._update(event) if self.updates else None
+        args = self._found(event.args, program, made)
+        kwargs = self._found(event.kwargs, program, made)
+        if event.context is not None:
+            with _as_it_was(event.context):
+                return self.model(*_cut_off(args), **_cut_off(kwargs))
+        assert event.call is not None
+        if event.is_backward:
+            self.loss += _total(args[0])
+        return event.call(*args, **kwargs)
+
+    def _update(self, event: Event) -> None:
+        optimizer = event.optimizer
+        assert optimizer is not None
+        if self.before_update is not None:
+            self.before_update()
+        for group, settings in zip(optimizer.param_groups, event.settings, strict=True):
+            group.update(settings)
+            group.update({key: value for key, value in self.settings.items() if key in group})
+            if self.lr != 1.0:
+                group["lr"] = group["lr"] * self.lr
+        optimizer.step()
+
+    def _found(self, value: Any, program: Program, made: list[Any]) -> Any:
+        if type(value) is Ref:
+            result = made[value.event]
+            return result if value.item is None else result[value.item]
+        if isinstance(value, Tensor):
+            return self._left(value, program)
+        if type(value) in (tuple, list):
+            return type(value)(self._found(item, program, made) for item in value)
+        if type(value) is dict:
+            return {key: self._found(item, program, made) for key, item in value.items()}
+        return value
+
+    def _left(self, tensor: Tensor, program: Program) -> Tensor:
+        """A tensor from outside, with other rows in place of those that are left out: the shapes stay."""
+        if not self.without or id(tensor) not in program.fixed or not tensor.dim():
+            return tensor
+        if tensor.shape[0] != program.rows:
+            return tensor
+        rest = [row for row in range(program.rows) if row not in self.without]
+        rows = [rest[row % len(rest)] if row in self.without else row for row in range(program.rows)]
+        return tensor.detach()[rows].requires_grad_(tensor.requires_grad)
+
+
+def _cut_off(value: Any) -> Any:
+    """Tensors that another model made, without its graph, which is no more."""
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_() if value.grad_fn is not None else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_cut_off, value))
+    if type(value) is dict:
+        return {key: _cut_off(item) for key, item in value.items()}
+    return value
+
+
+def _total(roots: Any) -> float:
+    tensors = [roots] if isinstance(roots, Tensor) else list(roots)
+    return sum(float(t.detach()) for t in tensors if t.numel() == 1)
+
+
+@contextmanager
+def _as_it_was(context: Context) -> Iterator[None]:
+    torch.default_generator.set_state(context.rng)
+    for generator, state in zip(torch.cuda.default_generators, context.cuda, strict=False):
+        generator.set_state(state)
+    with ExitStack() as stack:
+        for device, dtype in context.autocast.items():
+            stack.enter_context(torch.autocast(device, dtype))
+        yield

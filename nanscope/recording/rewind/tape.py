@@ -1,0 +1,258 @@
+"""Tape: what happened in a step of an ordinary loop, so that it can be executed again.
+
+A step is a list of events: calls of the root module with what went in, torch functions that the user called
+between them and the backward pass (the loss), the backward pass, and the updates of the optimizers. Between
+the end of a forward pass and the update a `TorchFunctionMode` listens; modes are a stack, so it is put only
+on an empty one and taken off only where it is on top. It costs a microsecond or two per function of the loss.
+
+Tensors that were made within the step are written down as references to the event that made them, so that
+nothing of a past step but its inputs stays alive.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _len_torch_function_stack
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+DEEPEST = 4  # frames of the user's that are kept of a call
+BACKWARDS = (Tensor.backward, getattr(torch.autograd.backward, "__wrapped__", torch.autograd.backward))
+_HOME = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parents[2])
+
+_USERS: dict[CodeType, bool] = {}  # whether code is the user's
+
+Frame = tuple[str, int, str]
+"""File, line and function."""
+
+
+class Ref(NamedTuple):
+    """A tensor that an event of the same step gave, `item` of a sequence of them."""
+
+    event: int
+    item: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """What a call of the root depends on beside its arguments.
+
+    Attributes:
+        rng: state of torch's CPU generator, and those of the CUDA devices in use.
+        autocast: dtype by device type, where autocast was on.
+    """
+
+    rng: Tensor
+    cuda: tuple[Tensor, ...]
+    autocast: dict[str, torch.dtype]
+    training: bool
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One event.
+
+    Attributes:
+        call: the torch function; None for a call of the root module.
+        result: what it gave, until the step is over.
+        where: the user's frames, innermost first.
+        optimizer: whose update this is, `settings` of its groups before it.
+    """
+
+    call: Callable[..., Any] | None
+    args: Any
+    kwargs: Any
+    where: tuple[Frame, ...] = ()
+    result: Any = None
+    context: Context | None = None
+    optimizer: Optimizer | None = None
+    settings: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether it is a backward pass."""
+        return is_backward(self.call)
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """A step, as it can be executed again.
+
+    Attributes:
+        fixed: tensors from outside of the step, with the count of writes into each.
+        rows: samples that went in.
+        sealed: whether the events hold nothing that the step made.
+    """
+
+    number: int
+    events: list[Event] = field(default_factory=list)
+    fixed: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+    rows: int = 0
+    sealed: bool = False
+    bytes: int = 0
+
+    @property
+    def lacks(self) -> str:
+        """Why it cannot be executed again; empty if it can."""
+        backwards = [event for event in self.events if event.is_backward]
+        if not backwards:
+            return "the step has no backward pass"
+        roots = backwards[0].args[0]
+        if not all(type(root) is Ref for root in (roots if type(roots) in (tuple, list) else (roots,))):
+            return "how the loss was made of what the model returned could not be heard"
+        return ""
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What went into the root from outside."""
+        held = [(event.args, event.kwargs) for event in self.events if event.context is not None]
+        return [tensor for tensor in _leaves(held) if id(tensor) in self.fixed]
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """What else came from outside."""
+        entered = set(map(id, self.inputs))
+        return [tensor for key, (tensor, _) in self.fixed.items() if key not in entered]
+
+    def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note what goes into a call of the root."""
+        for value in (*args, *kwargs.values()):
+            for tensor in (value,) if type(value) is Tensor else _leaves(value):
+                self.fixed.setdefault(
+                    id(tensor), (tensor, tensor._version if not tensor.is_inference() else 0)
+                )
+                if not self.rows and tensor.dim():
+                    self.rows = tensor.shape[0]
+
+    def seal(self) -> None:
+        """Let go of everything that the step itself made."""
+        if self.sealed:
+            return
+        made: dict[int, Ref] = {}
+        held = []  # ids stay unique until all are named
+        for number, event in enumerate(self.events):
+            event.args = self._named(event.args, made)
+            if event.kwargs:
+                event.kwargs = self._named(event.kwargs, made)
+            result, event.result = event.result, None
+            held.append(result)
+            if type(result) is Tensor:
+                made[id(result)] = Ref(number)
+            elif result is not None:
+                for tensor, item in _tensors(result):
+                    made[id(tensor)] = Ref(number, item)
+        self.sealed, self.bytes = True, sum([tensor.nbytes for tensor, _ in self.fixed.values()])
+        del held
+
+    def overwritten(self) -> bool:
+        """Whether somebody wrote into what went in, after it did."""
+        return any(
+            tensor._version != version for tensor, version in self.fixed.values() if not tensor.is_inference()
+        )
+
+    def _named(self, value: Any, made: Mapping[int, Ref]) -> Any:
+        kind = type(value)
+        if kind is Tensor or (kind is not torch.nn.Parameter and isinstance(value, Tensor)):
+            ref = made.get(id(value))
+            if ref is not None:
+                return ref
+            if id(value) not in self.fixed:
+                self.fixed[id(value)] = value, 0 if value.is_inference() else value._version
+            return value
+        if kind is tuple or kind is list:
+            return kind([self._named(item, made) for item in value])
+        if kind is dict:
+            return {key: self._named(item, made) for key, item in value.items()}
+        return value
+
+
+def _leaves(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+
+
+def _tensors(result: Any) -> Iterator[tuple[Tensor, int | None]]:
+    if isinstance(result, Tensor):
+        yield result, None
+    elif isinstance(result, tuple | list):
+        yield from ((item, i) for i, item in enumerate(result) if isinstance(item, Tensor))
+    elif isinstance(result, Mapping):
+        yield from ((item, key) for key, item in result.items() if isinstance(item, Tensor))
+
+
+class Listener(TorchFunctionMode):
+    """Writes the torch functions down that are called while it is on.
+
+    Attributes:
+        events: where to; None to write nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] | None = None
+        self._on = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        events, kwargs = self.events, kwargs or {}
+        if events is None:
+            return func(*args, **kwargs)
+        if is_backward(func):  # written down before: the step may be executed again before it returns
+            if events and events[-1].is_backward and not events[-1].where:
+                events.pop()  # the same one, of which only the roots were told
+            events.append(Event(func, args, kwargs, user_frames(sys._getframe(1))))
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
+            events.append(Event(func, args, kwargs, user_frames(sys._getframe(1)), result))
+        return result
+
+    def turn_on(self) -> bool:
+        """Listen, if nobody else does; whether it does now."""
+        if not self._on and _len_torch_function_stack() == 0:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._on = True
+        return self._on
+
+    def turn_off(self) -> None:
+        """Listen no more; where another mode lies on top it stays and writes nothing."""
+        self.events = None
+        if self._on and _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)
+            self._on = False
+
+
+def is_backward(call: Any) -> bool:
+    """Whether a function runs a backward pass; the recorder's own patch of it does, too."""
+    return call in BACKWARDS or getattr(call, "__wrapped__", None) in BACKWARDS
+
+
+def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
+    """The innermost frames that are neither torch's nor ours, innermost first."""
+    found: list[Frame] = []
+    while frame is not None and len(found) < DEEPEST:
+        code = frame.f_code
+        users = _USERS.get(code)
+        if users is None:
+            users = _USERS[code] = not code.co_filename.startswith((_HOME, _OURS))
+        if users:
+            found.append((code.co_filename, frame.f_lineno, code.co_name))
+        frame = frame.f_back
+    return tuple(found)

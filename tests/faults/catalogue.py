@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tests.faults import loss
+from tests.faults import backward, data, forward, learning_rate, loss, optimizer, precision
 from tests.faults.fault import Fault
 
-MODULES: tuple[ModuleType, ...] = (loss,)
+MODULES: tuple[ModuleType, ...] = (
+    forward,
+    loss,
+    backward,
+    optimizer,
+    data,
+    precision,
+    learning_rate,
+)
 """One module per family, in the order of the scoreboard; a new module is added here."""
 
 

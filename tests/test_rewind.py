@@ -43,6 +43,7 @@ class _Watched:
             tell=lambda kind, step, **fields: self.events.append((kind, step, fields)),
             aside=_nothing,
             guard=lambda hook: hook,
+            keep=lambda _: None,
         )
         self._handles = [
             o.register_step_pre_hook(lambda o, *_: self.rewinder.begin_update(o)) for o in optimizers
@@ -173,7 +174,7 @@ def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 def test_steps_are_executed_again_bit_for_bit(step: Step, make: Callable[[nn.Module], Optimizer]) -> None:
-    """From the state before the second of five steps to that after the last, and the training sees nothing."""
+    """From the state before the second of five steps to that after the last; the training sees nothing."""
     model = _model()
     optimizer = make(model)
     watched = _Watched(model, optimizer)
@@ -205,7 +206,7 @@ def test_a_room_puts_everything_back() -> None:
     before, grads = _everything(model, optimizer), [p.grad for p in model.parameters()]
     versions, drawn = [t._version for t in held(model, [optimizer])], generators()
     pointers = [p.data_ptr() for p in model.parameters()]
-    with pytest.raises(ZeroDivisionError), room(model, [optimizer]):
+    with pytest.raises(ZeroDivisionError), room(model, [optimizer]):  # noqa: PT012 - it is about what came before
         State(model, [optimizer]).put()
         optimizer.param_groups[0]["lr"] = 7.0
         model[0].note = "written within"
@@ -230,9 +231,9 @@ def test_a_room_puts_everything_back() -> None:
 def test_generators_go_back() -> None:
     """All of them give the same numbers again."""
     states = generators()
-    first = torch.rand(3).tolist(), random.random(), np.random.rand()  # noqa: NPY002, S311 - as above
+    first = torch.rand(3).tolist(), random.random(), np.random.rand()  # noqa: NPY002 - as above
     set_generators(states)
-    assert (torch.rand(3).tolist(), random.random(), np.random.rand()) == first  # noqa: NPY002, S311
+    assert (torch.rand(3).tolist(), random.random(), np.random.rand()) == first  # noqa: NPY002
 
 
 def test_a_program_keeps_nothing_that_the_step_made() -> None:

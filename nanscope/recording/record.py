@@ -26,6 +26,8 @@ def record(
     capacity: int | None = None,
     budget: int = DEFAULT_BUDGET,
     logits: str | None = None,
+    rewind: bool = True,
+    keep_batch: bool = True,
 ) -> Recorder:
     """Record every step of the training in a `with` block.
 
@@ -45,6 +47,10 @@ def record(
             kept as summaries, those at the start, at the end and around trouble whole.
         logits: name of the module whose output holds the logits; by default the root's output, if it is
             (batch, classes).
+        rewind: whether to keep what is needed to execute the last steps again (at most 256 MB of states and
+            64 MB of batches), and to do so once when a value turns non-finite, to name the operation, its line,
+            the sample and the cause. The training goes on as if nothing had happened.
+        keep_batch: whether the batch of the bad step is kept in the run file; False for private data.
 
     Raises:
         UsageError: an argument is wrong, or the model is already being recorded (on entering the block).
@@ -70,6 +76,8 @@ def record(
         capacity=capacity,
         budget=budget,
         logits=logits,
+        rewind=rewind,
+        keep_batch=keep_batch,
     )
 
 

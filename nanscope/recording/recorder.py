@@ -37,17 +37,21 @@ from nanscope.recording.places import Layout, Places, plain
 from nanscope.recording.probes import Probes
 from nanscope.recording.registrations import Registrations
 from nanscope.recording.rewind.rewind import Rewinder
+from nanscope.recording.rewind.tape import Program
 from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.samples import Doubles, heaviest, sample_norms
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.scaling import Number, Scalers
 from nanscope.recording.sink import Sink
+from nanscope.recording.state import capture, room_for
 from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import Updates
 from nanscope.run import Header
+from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.values import Epoch
 
 MOST_SAMPLES = 128  # steps of which the gradient norms of the samples are kept
+MOST_STATE_BYTES = 256 << 20  # of the state before a bad step, in the run file
 LONGEST_MESSAGE = 10_000  # letters of an exception's text that are kept
 
 OnNonfinite = Literal["record", "raise", "stop"]
@@ -78,7 +82,10 @@ class Recorder:
         capacity: int | None,
         budget: int,
         logits: str | None,
+        rewind: bool,
+        keep_batch: bool,
     ) -> None:
+        self._rewinds, self._keeps_batch = rewind, keep_batch
         self._model = unwrapped(model)
         self._optimizers = optimizers
         self._on_nonfinite = on_nonfinite
@@ -124,7 +131,10 @@ class Recorder:
             tell=self._sink.event,
             aside=self._aside,
             guard=self._guard,
+            keep=self._keep_state,
         )
+        if not self._rewinds:
+            self._rewinder.close()
         return self
 
     def _attach(self) -> None:
@@ -483,7 +493,25 @@ class Recorder:
             layout = Layout.of(
                 self._places, self._places.sites({}), scalar_names(self._probes, (), named=False)[0]
             )
-        self._sink.open(self._header(layout))
+        self._sink.open(self._header(layout), self._room())
+
+    def _room(self) -> SnapshotRoom | None:
+        """For the state before a bad step; None if that is too large or cannot be kept."""
+        if self._rewinder.done:
+            return None
+        batch = self._rewinder.batch if self._keeps_batch else None
+        try:
+            size = room_for(self._model, self._optimizers or (), batch)
+        except UsageError:
+            return None
+        return SnapshotRoom(1, size) if size <= MOST_STATE_BYTES else None
+
+    def _keep_state(self, program: Program) -> None:
+        with suppress(UsageError):  # of a kind that cannot be stored
+            pieces, meta = capture(
+                self._model, self._optimizers or (), program.batch if self._keeps_batch else None
+            )
+            self._sink.snapshot(program.number, time.perf_counter() - self._zero, pieces, meta)
 
     def _header(self, layout: Layout) -> Header:
         about = environment(self._model)

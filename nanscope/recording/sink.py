@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
 from nanscope.store.compaction.compact import compact_at_close
 from nanscope.store.layout import DEFAULT_BUDGET
+from nanscope.store.snapshots.slots import Piece
+from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
 
@@ -77,12 +80,16 @@ class Sink:
         """Whether rows can be taken; `open` need not be called again."""
         return self._writer is not None or not self._usable
 
-    def open(self, header: Header) -> None:
-        """Make the run file; a taken name gets a number, nothing is overwritten."""
+    def open(self, header: Header, room: SnapshotRoom | None = None) -> None:
+        """Make the run file; a taken name gets a number, nothing is overwritten.
+
+        Args:
+            room: for states of the training.
+        """
         while self._writer is None and self._usable:
             try:
                 self._writer = RunWriter.create(
-                    self._free(), header, capacity=self._capacity, budget=self._budget
+                    self._free(), header, capacity=self._capacity, budget=self._budget, snapshots=room
                 )
             except RunFileExistsError:
                 continue  # somebody took the name between the look and the making
@@ -121,6 +128,11 @@ class Sink:
             self._writer.event(kind, step, **fields)
         elif self._usable:
             self._early.append((kind, step, fields))
+
+    def snapshot(self, step: int, time: float, pieces: Mapping[str, Piece], meta: Mapping[str, Any]) -> None:
+        """Write a state of the training, for good; see `nanscope.recording.state.capture`."""
+        if self._writer is not None and self._writer.snapshot(step, time, pieces, meta):
+            self._writer.pin_snapshot(step)
 
     def epoch(self, epoch: Epoch) -> None:
         """Write an evaluation; one before the first step has nothing to belong to and is dropped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
+
+
+Keep = Callable[[Program], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,10 +41,15 @@ class Answer:
 
 
 class Inquiry:
-    """Into what was noticed in a step; within a `room`."""
+    """Into what was noticed in a step; within a `room`.
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], noticed: int) -> None:
+    Args:
+        keep: called with the bad step while everything is as it was before it.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], noticed: int, keep: Keep) -> None:
         self._model, self._optimizers, self._noticed = model, optimizers, noticed
+        self._keep = keep
         self._began = time.perf_counter()
 
     def of_steps(self, programs: Sequence[Program], snapshots: Sequence[Snapshot]) -> Answer:
@@ -93,6 +101,8 @@ class Inquiry:
         data = dict(birth.data)
         if data.get("phase") in CHECKED:
             data |= culprit(data.get("samples") or [], program.rows, self._attempt(program, state))
+        self._put(state)
+        self._keep(program)
         return Answer("origin", program.number, data | self._about(program))
 
     def _put(self, state: State) -> None:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from nanscope.recording import backward, calls
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
-from nanscope.recording.rewind.inquiry import Answer, Inquiry, Snapshot, is_finite, is_harmed
+from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, Snapshot, is_finite, is_harmed
 from nanscope.recording.rewind.keeper import State, held, room
 from nanscope.recording.rewind.tape import Context, Event, Listener, Program
 
@@ -46,6 +46,7 @@ class Rewinder:
         tell: writes an event: kind, step and fields.
         aside: a context in which the recorder hears and sees nothing.
         guard: makes a function one that does not raise into the training.
+        keep: called with the bad step while everything is as it was before it.
 
     Attributes:
         done: whether the origin was looked for; nothing more is kept then.
@@ -60,9 +61,10 @@ class Rewinder:
         tell: Tell,
         aside: Callable[[], AbstractContextManager[None]],
         guard: Guard,
+        keep: Keep,
     ) -> None:
         self._model, self._optimizers = model, list(optimizers)
-        self._number, self._tell, self._aside = number, tell, aside
+        self._number, self._tell, self._aside, self._keep = number, tell, aside, keep
         self._watchers = {id(model): Watcher(guard(self._enter), guard(self._leave))}
         self._listener = Listener()
         self._program: Program | None = None
@@ -177,6 +179,11 @@ class Rewinder:
         self._programs.clear()
         self._snapshots, self._buffers_before = [], []
 
+    @property
+    def batch(self) -> dict[str, list[Tensor]]:
+        """What has entered the step under way."""
+        return {"inputs": [], "targets": []} if self._program is None else self._program.batch
+
     # -- what is kept ---------------------------------------------------------------------------------
 
     def _begin(self, program: Program) -> None:
@@ -246,7 +253,7 @@ class Rewinder:
         self._finish(answer)
 
     def _inquiry(self, noticed: int) -> Inquiry:
-        return Inquiry(self._model, self._optimizers, noticed)
+        return Inquiry(self._model, self._optimizers, noticed, self._keep)
 
     def _finish(self, answer: Answer) -> None:
         self._tell(answer.kind, answer.step, **answer.fields)

@@ -123,6 +123,12 @@ class Program:
         entered = set(map(id, self.inputs))
         return [tensor for key, (tensor, _) in self.fixed.items() if key not in entered]
 
+    @property
+    def batch(self) -> dict[str, list[Tensor]]:
+        """What came from outside, without graphs."""
+        named = {"inputs": self.inputs, "targets": self.targets}
+        return {name: [tensor.detach() for tensor in tensors] for name, tensors in named.items()}
+
     def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note what goes into a call of the root."""
         for value in (*args, *kwargs.values()):

@@ -94,6 +94,7 @@ class Inquiry:
             targets=program.targets,
             rows=program.rows,
             again=again,
+            given=lambda: rerun.given.where if rerun.given is not None else None,
         )
         if birth is None:
             written = ", the inputs were overwritten since" if program.overwritten() else ""

@@ -11,6 +11,8 @@ nothing of a past step but its inputs stays alive.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ DEEPEST = 4  # frames of the user's that are kept of a call
 BACKWARDS = (Tensor.backward, getattr(torch.autograd.backward, "__wrapped__", torch.autograd.backward))
 _HOME = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[2])
+_STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 
 _USERS: dict[CodeType, bool] = {}  # whether code is the user's
 
@@ -250,15 +253,20 @@ def is_backward(call: Any) -> bool:
     return call in BACKWARDS or getattr(call, "__wrapped__", None) in BACKWARDS
 
 
+def is_users(code: CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    users = _USERS.get(code)
+    if users is None:
+        users = _USERS[code] = not code.co_filename.startswith((_HOME, _OURS, "<frozen", _STANDARD))
+    return users
+
+
 def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
     """The innermost frames that are neither torch's nor ours, innermost first."""
     found: list[Frame] = []
     while frame is not None and len(found) < DEEPEST:
         code = frame.f_code
-        users = _USERS.get(code)
-        if users is None:
-            users = _USERS[code] = not code.co_filename.startswith((_HOME, _OURS))
-        if users:
+        if is_users(code):
             found.append((code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(found)

@@ -1,0 +1,71 @@
+"""Names of tensors from outside of a step: parameters, buffers, inputs, targets, states of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+INPUT, TARGET = "input", "target"
+
+Place = tuple[int, int, tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Address of the memory, offset, shape, strides and dtype."""
+
+
+class Names:
+    """Of one training.
+
+    Args:
+        inputs: what goes into the model, `targets` what else comes from outside of the step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        inputs: Sequence[Tensor],
+        targets: Sequence[Tensor],
+    ) -> None:
+        self._model, self._optimizers = model, optimizers
+        self._given = [*((INPUT, t) for t in inputs), *((TARGET, t) for t in targets)]
+        self._held = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def of(self, tensor: Tensor) -> str | None:
+        """The name of a tensor, or of one that lies in the same memory; None if it has none."""
+        memory = memory_of(tensor)
+        return next((name for name, held in self._every() if memory_of(held) == memory), None)
+
+    def is_parameter(self, name: str | None) -> bool:
+        """Whether a name is that of a parameter."""
+        return name in self._held[0]
+
+    def is_buffer(self, name: str | None) -> bool:
+        """Whether a name is that of a buffer."""
+        return name in self._held[1]
+
+    def _every(self) -> Iterator[tuple[str, Tensor]]:
+        for held in self._held:
+            yield from held.items()
+        yield from self._given
+        for name, parameter in self._held[0].items():
+            if parameter.grad is not None:
+                yield f"{name}.grad", parameter.grad
+        for optimizer in self._optimizers:
+            for state in optimizer.state.values():
+                yield from ((f"state:{key}", t) for key, t in state.items() if isinstance(t, Tensor))
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Address of the memory that a tensor is a view of."""
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Which numbers in memory a tensor is."""
+    if tensor.layout is not torch.strided:
+        return id(tensor), 0, tuple(tensor.shape), (), tensor.dtype
+    return memory_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype

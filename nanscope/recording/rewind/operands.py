@@ -1,0 +1,136 @@
+"""Numbers about the operands and the result of one operation, as JSON types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOST_ELEMENTS = 5
+
+
+def number(value: float) -> float | str:
+    """A number as JSON has it: one that is not finite is a word."""
+    return value if math.isfinite(value) else str(value)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; integers and tensors without numbers are."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta or not tensor.numel():
+        return True
+    values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
+    return bool(torch.isfinite(values).all())
+
+
+def counts(tensor: Tensor) -> dict[str, int]:
+    """Elements that are NaN, +inf and -inf."""
+    values = _real(tensor)
+    nan = int(values.isnan().sum())
+    return {"nan": nan, "posinf": int((values == math.inf).sum()), "neginf": int((values == -math.inf).sum())}
+
+
+def describe(tensor: Tensor, role: str, name: str | None) -> dict[str, Any]:
+    """An operand; extremes are of its finite elements, "nan" if there are none."""
+    values = _real(tensor).double()
+    finite = values[torch.isfinite(values)]
+    sizes = finite.abs()
+    nonzero = sizes[sizes > 0]
+    found = counts(tensor)
+    return {
+        "role": role,
+        "name": name,
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "numel": tensor.numel(),
+        "abs_max": _extreme(sizes, torch.max),
+        "abs_min_nonzero": _extreme(nonzero, torch.min),
+        "min": _extreme(finite, torch.min),
+        "max": _extreme(finite, torch.max),
+        "zeros": int((values == 0).sum()),
+        "inf": found["posinf"] + found["neginf"],
+        **found,
+    }
+
+
+def result_of(tensor: Tensor, which: int) -> dict[str, Any]:
+    """The result, output `which` of the operation."""
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "numel": tensor.numel(),
+        "which": which,
+        **counts(tensor),
+    }
+
+
+def elements(result: Tensor, operands: Sequence[Tensor | None]) -> list[dict[str, Any]]:
+    """The first broken elements of a result, with what made them where that is element by element.
+
+    Args:
+        operands: as they were before the operation; None for one that is no longer to be had.
+    """
+    bad = torch.nonzero(~torch.isfinite(_real(result)))[:MOST_ELEMENTS].tolist()
+    return [
+        {
+            "index": index,
+            "value": number(float(_real(result)[tuple(index)])),
+            "operands": [_at(operand, result, index) for operand in operands],
+        }
+        for index in bad
+    ]
+
+
+def reduced(
+    operand: Tensor, result: Tensor, scalars: Mapping[str, Any], index: Sequence[int]
+) -> dict[str, Any] | None:
+    """The part of an operand that one element of a reduction or softmax is made of."""
+    dims = scalars.get("dim")
+    if dims is None:
+        dims = list(range(operand.dim())) if result.dim() == 0 else None
+    if dims is None or not operand.dim():
+        return None
+    dims = sorted({d % operand.dim() for d in ([dims] if isinstance(dims, int) else dims)})
+    rest = iter(index)
+    where: list[Any] = []
+    for dim in range(operand.dim()):
+        if result.dim() == operand.dim():
+            position = next(rest)
+            where.append(slice(None) if dim in dims else position)
+        else:
+            where.append(slice(None) if dim in dims else next(rest, 0))
+    row = _real(operand)[tuple(where)].double()
+    if not row.numel():
+        return {"dim": dims, "row": {"numel": 0}}
+    row_counts = counts(row)
+    return {
+        "dim": dims,
+        "row": {
+            "numel": row.numel(),
+            "max": number(float(row.max())),
+            "min": number(float(row.min())),
+            **row_counts,
+        },
+    }
+
+
+def _real(tensor: Tensor) -> Tensor:
+    values = tensor.detach()
+    if values.layout is torch.sparse_coo:
+        values = values.coalesce().values()
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
+def _extreme(values: Tensor, which: Any) -> float | str:
+    return number(float(which(values))) if values.numel() else "nan"
+
+
+def _at(operand: Tensor | None, result: Tensor, index: list[int]) -> float | str | None:
+    if operand is None or operand.is_complex() or result.is_complex():
+        return None
+    try:
+        return number(float(operand.detach().broadcast_to(result.shape)[tuple(index)]))
+    except RuntimeError:  # another shape: not made element by element
+        return None

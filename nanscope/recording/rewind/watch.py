@@ -1,7 +1,7 @@
 """Execute a step once more with every operation watched, and find the first harmful birth.
 
 A birth is an operation whose operands are finite and whose result is not. It does harm if an unbroken chain
-of non-finite values leads from it to the loss, the gradient of a parameter, a parameter, a buffer or the state
+of non-finite values leads from it to the loss, a gradient, a parameter, a buffer or the state
 of an optimizer. The step is executed twice: to find the birth, and to look at it and at what its operands are
 made of.
 """

@@ -89,7 +89,6 @@ def weight_decay_wins(watch: Watch) -> None:
     phase="forward",
     module="2",
     op="addmm",
-    sample=0,
     cause="learning-rate-divergence",
     source="own: the digits at batch size 1, in small",
     rule="argmax-of-nan",

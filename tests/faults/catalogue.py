@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tests.faults import backward, data, forward, learning_rate, loss, optimizer, precision
+from tests.faults import (
+    backward,
+    collapse,
+    constant,
+    custom,
+    data,
+    forward,
+    healthy,
+    healthy_courses,
+    healthy_numbers,
+    hooks,
+    initialisation,
+    learning_rate,
+    loss,
+    masking,
+    normalisation,
+    optimizer,
+    precision,
+    recurrent,
+)
 from tests.faults.fault import Fault
 
 MODULES: tuple[ModuleType, ...] = (
@@ -15,8 +34,19 @@ MODULES: tuple[ModuleType, ...] = (
     data,
     precision,
     learning_rate,
+    initialisation,
+    normalisation,
+    masking,
+    recurrent,
+    custom,
+    hooks,
+    collapse,
+    constant,
+    healthy,
+    healthy_numbers,
+    healthy_courses,
 )
-"""One module per family, in the order of the scoreboard; a new module is added here."""
+"""In the order of the scoreboard; a new module is added here."""
 
 
 def faults() -> tuple[Fault, ...]:

@@ -25,7 +25,7 @@ UNINITIALISED = ("empty", "resize")
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """One operation with finite inputs and an output that is not; `rows` are those of its first dimension."""
+    """One operation and what it made; `rows` are samples of the batch, read off its first dimension."""
 
     step: int
     phase: str
@@ -63,6 +63,15 @@ def finite(tensors: Iterable[Any]) -> bool:
     )
 
 
+def without_nan(tensors: Iterable[Any]) -> bool:
+    """Whether no floating-point tensor among them has a NaN."""
+    return all(
+        not bool(each.isnan().any())
+        for each in tensors
+        if isinstance(each, Tensor) and each.is_floating_point() and each.layout is torch.strided
+    )
+
+
 class Oracle:
     """`Oracle().watch` stands in for `nanscope.record`; `.seen` is what it saw."""
 
@@ -75,6 +84,7 @@ class Oracle:
         self._waiting: set[int] = set()
         self._stepped = False
         self._broken_output = False
+        self._batch = 1
 
     @contextmanager
     def watch(self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> Any:
@@ -113,6 +123,8 @@ class Oracle:
 
     def _note_data(self, inputs: tuple[Any, ...]) -> None:
         self._broken_output = False
+        sizes = [len(each) for each in tree_leaves(inputs) if isinstance(each, Tensor) and each.ndim]
+        self._batch = sizes[0] if sizes else 1
         if self.seen.symptom is None and not finite(tree_leaves(inputs)):
             self.seen.symptom = Symptom(self.seen.steps, "data", "input")
 
@@ -182,10 +194,16 @@ class Oracle:
         node = torch._C._current_autograd_node()
         module = self._module_of(node) if node is not None else (self._modules or [""])[-1]
         name = snake(node.name()) if node is not None else op
-        bad = ~output.isfinite()
-        rows = bad.flatten(1).any(1).nonzero().flatten() if output.ndim > 1 else bad.nonzero().flatten()
         phase = "backward" if node is not None else self.phase
-        self.seen.births.append(Birth(self.seen.steps, phase, module, name, tuple(rows.tolist())))
+        self.seen.births.append(Birth(self.seen.steps, phase, module, name, self._samples_of(output)))
+
+    def _samples_of(self, output: Tensor) -> tuple[int, ...]:
+        """Attention folds heads into the first dimension: several rows in a row are one sample."""
+        if not output.ndim:
+            return ()
+        rows = (~output.isfinite()).flatten(1).any(1) if output.ndim > 1 else ~output.isfinite()
+        fold = max(1, len(rows) // self._batch) if len(rows) % self._batch == 0 else 1
+        return tuple(sorted({row // fold for row in rows.nonzero().flatten().tolist()}))
 
     def _module_of(self, node: Any) -> str:
         number = node._sequence_nr()
@@ -201,15 +219,16 @@ class Births(TorchDispatchMode):
         self._oracle = oracle
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it, and note it when its inputs were finite and its output is not."""
-        fine = finite(tree_leaves((args, kwargs)))
+        """Run it, and note it when it made something that is not finite."""
+        inputs = tree_leaves((args, kwargs))
+        fine = finite if finite(inputs) else without_nan
+        watched = fine(inputs)
         result = func(*args, **(kwargs or {}))
         name = canonical(func.overloadpacket.__name__)
-        if fine and not name.startswith(UNINITIALISED):
-            for output in tree_leaves(result):
-                if not finite((output,)):
-                    self._oracle.add(name, output)
-                    break
+        if watched and not name.startswith(UNINITIALISED):
+            born = next((each for each in tree_leaves(result) if not fine((each,))), None)
+            if born is not None:
+                self._oracle.add(name, born)
         return result
 
 

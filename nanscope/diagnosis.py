@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
 from nanscope.detectors import detect
+from nanscope.evidence.origin import as_origin, origin_of
 from nanscope.kept import hidden_nonfinite, kept_rows
 from nanscope.reasons import causes
 from nanscope.run import Run
@@ -38,7 +39,7 @@ def diagnose(run: Run | str | Path) -> Diagnosis:
     return Diagnosis(
         verdict,
         _summary(run, verdict, findings, found),
-        _origin(findings),
+        _origin(run, findings),
         found,
         findings,
         _remedies(run, findings, found),
@@ -60,7 +61,7 @@ def _no_cause(verdict: Verdict, found: tuple[Cause, ...]) -> tuple[str, ...]:
 
 
 def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
-    if _named(findings, "NS101"):
+    if _named(findings, "NS101") or origin_of(run) is not None:
         return Verdict.DIVERGED
     if _collapse(findings):
         return Verdict.COLLAPSED
@@ -81,8 +82,11 @@ def _collapse(findings: tuple[Finding, ...]) -> Finding | None:
     return next((finding for finding in findings if finding.rule in COLLAPSE_REMEDIES), None)
 
 
-def _origin(findings: tuple[Finding, ...]) -> Origin | None:
-    birth = _named(findings, "NS101")
+def _origin(run: Run, findings: tuple[Finding, ...]) -> Origin | None:
+    birth, facts = _named(findings, "NS101"), origin_of(run)
+    watched = None if facts is None else as_origin(facts, birth.site if birth else None)
+    if watched is not None:
+        return watched
     if birth is None or birth.phase is None:
         return None
     named = birth.evidence["name"].rpartition(".")[0] if birth.phase is Phase.INIT else ""
@@ -93,7 +97,7 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
     if not len(run):
         return "no step was recorded, so nothing can be said of the training"
     if verdict is Verdict.DIVERGED:
-        return _diverged(findings, found)
+        return _diverged(run, findings, found)
     if verdict is Verdict.COLLAPSED:
         collapse = _collapse(findings)
         assert collapse is not None
@@ -119,10 +123,14 @@ def _raised(run: Run) -> str:
     return str(run.events_of("error")[-1]["message"])
 
 
-def _diverged(findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
+def _diverged(run: Run, findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
     birth, argmax = _named(findings, "NS101"), _named(findings, "NS201")
-    assert birth is not None
-    text = f"{birth.evidence['name']} holds the first non-finite value{elements(birth.evidence)}."
+    origin = _origin(run, findings)
+    if origin is not None and origin.op is not None:
+        text = f"{_born(origin)}."
+    else:
+        assert birth is not None
+        text = f"{birth.evidence['name']} holds the first non-finite value{elements(birth.evidence)}."
     if found:
         text += f" Most likely cause: {found[0].id}."
     if argmax and argmax.evidence["all_logits_nan"]:
@@ -131,6 +139,18 @@ def _diverged(findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> str:
             " index 0, not because the model prefers class 0."
         )
     return text
+
+
+def _born(origin: Origin) -> str:
+    """The operation and its place in the user's code."""
+    place = f" at {origin.location.file}:{origin.location.line}" if origin.location else ""
+    module = f" of {origin.module}" if origin.module else ""
+    if origin.phase is Phase.DATA:
+        return f"the batch of step {origin.step} already held a non-finite value"
+    if origin.phase is Phase.INIT:
+        return f"a {origin.op} was non-finite before step {origin.step}"
+    how = "the gradient of `" if origin.phase is Phase.BACKWARD else "`"
+    return f"{how}{origin.op}`{module}{place} gave the first harmful non-finite value"
 
 
 def _remedies(run: Run, findings: tuple[Finding, ...], found: tuple[Cause, ...]) -> tuple[Remedy, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from nanscope.causes import CATALOGUE
+from nanscope.evidence.claims import Claim
+from nanscope.evidence.facts import Facts
+from nanscope.evidence.origin import claims, origin_of
 from nanscope.numbers import number
 from nanscope.run import Run, is_missing
 from nanscope.values import Cause, Finding, Kind, Phase
@@ -14,19 +17,76 @@ ABSURD_LR = 1e3
 CLOSE = 1e6
 """A largest value within this factor of float32's limit (8 in float16) speaks for an overflow by growth."""
 
+LARGE = 1e6
+"""Beyond it an activation is no ordinary number."""
+
+GROWING = ("learning-rate-divergence", "activation-explosion", "gradient-explosion")
+OVERFLOWS = ("dtype-overflow", "exp-overflow", "gradient-explosion", "inf-minus-inf", "zero-times-inf")
+OUTRANKED = ("loss-scale-overflow",)
+_KINDS = (*GROWING, "bad-learning-rate", "dtype-overflow", "optimizer-update", "loss-scale-overflow")
+
 _Named = tuple[str, str, tuple[str, ...]]
 
 
 def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
     """The supported causes, most direct first; empty where the rows support none."""
     by_rule = {finding.rule: finding for finding in reversed(findings)}
-    birth = by_rule.get("NS101")
-    named = _benign(by_rule) if birth is None else _of_birth(run, birth, by_rule.get("NS301"))
+    birth, facts = by_rule.get("NS101"), origin_of(run)
+    named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule.get("NS301")))
+    if facts is not None:
+        return _ranked(_merged(facts, claims(facts), [Claim(*each) for each in named]))
     excluded = _excluded(birth) if birth else ()
+    return _ranked([Claim(name, why, evidence + excluded) for name, why, evidence in [*_again(run), *named]])
+
+
+def _again(run: Run) -> Iterator[_Named]:
+    """A step that did not fail when it was executed again."""
+    for event in run.events_of("not-reproduced")[:1]:
+        differs = tuple(each for each in event.get("differs", ()) if isinstance(each, str))
+        yield "not-reproducible", "executed again from the same state, the step was finite", differs
+
+
+def _ranked(found: Sequence[Claim]) -> tuple[Cause, ...]:
+    first = {claim.cause: claim for claim in reversed(found) if claim.cause in CATALOGUE}
+    ordered = [claim for claim in found if first.get(claim.cause) is claim]
     return tuple(
-        Cause(name, rank, why, evidence + excluded, CATALOGUE[name].remedies)
-        for rank, (name, why, evidence) in enumerate(named, 1)
+        Cause(
+            claim.cause,
+            rank,
+            claim.why,
+            claim.evidence,
+            CATALOGUE[claim.cause].remedies,
+            claim.rewrite or CATALOGUE[claim.cause].rewrite,
+        )
+        for rank, claim in enumerate(ordered, 1)
     )
+
+
+def _merged(facts: Facts, proved: Sequence[Claim], rows: Sequence[Claim]) -> list[Claim]:
+    """What the operands prove, and what the rows say of how it came to that.
+
+    Numbers that grew until they overflowed are the consequence of what made them grow; an operation that
+    broke at an ordinary number is the cause itself.
+    """
+    growth = [claim for claim in rows if claim.cause in GROWING]
+    others = [claim for claim in rows if claim.cause in OUTRANKED or claim.cause not in _KINDS]
+    settings = [claim for claim in rows if claim.cause == "bad-learning-rate"]
+    if not proved:
+        return [*settings, *growth, *rows]
+    if proved[0].cause in OVERFLOWS and (growth or settings):
+        return [*settings, *growth, *proved]
+    if proved[0].cause == "dtype-overflow" and _is_activation(facts):
+        return [Claim("activation-explosion", proved[0].why, proved[0].evidence), *proved, *others]
+    return [*proved, *settings, *growth, *others]
+
+
+def _is_activation(facts: Facts) -> bool:
+    """Whether what overflowed in the forward pass was an activation that had become very large by itself."""
+    narrow = facts.result.text("dtype") == "float16"
+    weights = [o for o in facts.operands if o.text("name") not in ("", "input", "target")]
+    sizes = [o.number("abs_max") for o in facts.operands if not o.text("name")]
+    grown = any(size >= LARGE for size in sizes) and not any(w.number("abs_max") >= LARGE for w in weights)
+    return facts.phase == "forward" and not narrow and grown
 
 
 def _benign(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:

@@ -28,7 +28,12 @@ def unknowns(run: Run, findings: tuple[Finding, ...]) -> tuple[str, ...]:
     """Everything that would make the answer better and was not recorded."""
     birth = next((finding for finding in findings if finding.rule == "NS101"), None)
     collapsed = any(finding.rule in ("NS202", "NS203", "NS205") for finding in findings)
-    parts = [*(_of_birth(run, birth) if birth else ())]
+    watched = bool(run.events_of("origin"))
+    parts = [*(_of_birth(run, birth) if birth and not watched else ())]
+    parts += [
+        f"the operation: the step could not be executed again ({e.get('why')})"
+        for e in run.events_of("no-rewind")
+    ]
     if collapsed:
         parts.append(
             "which update started the collapse, and with which sample: single operations were not watched"

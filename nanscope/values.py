@@ -175,13 +175,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A catalogue entry with the evidence that was measured for it; rank 1 is the most likely."""
+    """A catalogue entry with the evidence that was measured for it; rank 1 is the most likely.
+
+    `rewrite` is a safe form of the code as one short line, empty where the code is not the cause.
+    """
 
     id: str
     rank: int
     why: str
     evidence: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
+    rewrite: str = ""
 
 
 @dataclass(frozen=True, slots=True)

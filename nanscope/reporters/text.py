@@ -125,6 +125,8 @@ def _causes(page: Page, view: View) -> None:
         page.block("     ", cause.why)
         for line in evidence:
             page.block(f"     {page.glyphs.bullet} ", line)
+        if cause.rewrite:
+            page.block("     safe: ", cause.rewrite)
 
 
 def _remedies(page: Page, remedies: tuple[Remedy, ...]) -> None:

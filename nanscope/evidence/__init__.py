@@ -1,0 +1,1 @@
+"""Evidence from the operands: what the watched operation proves about the cause."""

@@ -1,0 +1,186 @@
+"""From the `origin` event to the value `Origin`, and to what it proves about the cause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nanscope.evidence.backward import of_gradient
+from nanscope.evidence.claims import Claim
+from nanscope.evidence.facts import Facts, Made, as_list, as_number, of_many
+from nanscope.evidence.forward import by_operands
+from nanscope.numbers import number
+from nanscope.run import Run
+from nanscope.values import Element, Location, Operand, Origin, Phase, Result, Site
+
+ABSURD_LR = 1e3
+POSITIVE = ("binary_cross_entropy", "poisson_nll_loss", "kl_div", "xlogy", "gaussian_nll_loss", "log")
+
+
+def origin_of(run: Run) -> Facts | None:
+    """The watched operation; None if no step was executed again."""
+    event = next(iter(run.events_of("origin")), None)
+    return None if event is None else Facts(event)
+
+
+def as_origin(facts: Facts, site: Site | None) -> Origin | None:
+    """The value; `site` is what the rows say. None where the event makes no sense."""
+    step, phase = facts.data.get("step"), facts.phase
+    if not isinstance(step, int) or phase not in set(Phase):
+        return None
+    return Origin(
+        step,
+        Phase(phase),
+        _text(facts.data, "module"),
+        site,
+        op=facts.op or None,
+        location=_location(facts.data.get("location")),
+        operands=tuple(map(_operand, facts.operands)),
+        result=_result(facts.result) if facts.result.data else None,
+        samples=tuple(row for row in as_list(facts.data.get("samples")) if isinstance(row, int)),
+        element=_element(facts),
+    )
+
+
+def claims(facts: Facts) -> tuple[Claim, ...]:
+    """What it proves, the most direct first; empty where nothing is proved."""
+    found = tuple(_claims(facts))
+    blamed = _sample(facts)
+    return tuple(Claim(c.cause, c.why, (*c.evidence, *blamed), c.rewrite) for c in found)
+
+
+def _claims(facts: Facts) -> Iterator[Claim]:
+    if facts.phase == "data":
+        yield _bad(facts, "bad-input", "the batch")
+    elif facts.phase == "init":
+        yield _bad(facts, "bad-parameter" if facts.op == "parameter" else "bad-buffer", "it")
+    elif facts.data.get("hook"):
+        yield Claim("gradient-hook", f"the hook `{facts.op}` made a finite gradient non-finite{facts.where}")
+    elif facts.data.get("custom"):
+        inner = Facts({**facts.data, "op": _text(facts.data, "inner")})
+        yield Claim("custom-function", f"the user's function `{facts.op}` returned it{facts.where}")
+        yield from by_operands(inner)
+    elif (target := _broken_target(facts)) is not None:
+        yield _bad(Facts({**facts.data, "operands": [dict(target.data)]}), "bad-target", "the target")
+    elif facts.phase == "update" and facts.data.get("optimizer") and _in_optimizer(facts):
+        yield from _update(facts)
+    elif facts.phase == "backward":
+        yield from of_gradient(facts)
+    else:
+        yield from by_operands(facts)
+
+
+def _in_optimizer(facts: Facts) -> bool:
+    return facts.data.get("location") is None or any(
+        o.text("name").startswith("state:") for o in facts.operands
+    )
+
+
+def _update(facts: Facts) -> Iterator[Claim]:
+    lr = as_number(facts.data.get("lr"))
+    raw = facts.data.get("lr")
+    if raw is not None and not (math.isfinite(lr) and abs(lr) <= ABSURD_LR):
+        yield Claim("bad-learning-rate", f"the learning rate was {number(lr)}")
+    state = next(
+        (
+            o
+            for o in facts.operands
+            if o.text("name").startswith("state:") and o.number("nan") + o.number("inf") > 0
+        ),
+        None,
+    )
+    inner = next(by_operands(facts), None)
+    settings = facts.data.get("settings")
+    eps = as_number(settings.get("eps")) if isinstance(settings, Mapping) else math.nan
+    detail = (inner.why,) if inner else ()
+    if state is not None:
+        detail = (f"its {state.words} was already non-finite", *detail)
+    if eps == 0:
+        detail = ("its eps is 0", *detail)
+    kind = _text(facts.data, "optimizer")
+    yield Claim(
+        "optimizer-update",
+        f"`{facts.op}` in the update of {kind} made finite weights and gradients non-finite{facts.where}",
+        detail,
+        "leave eps at its default (1e-8)" if eps == 0 else "",
+    )
+
+
+def _bad(facts: Facts, cause: str, what: str) -> Claim:
+    operand = next(iter(facts.operands), Made({}))
+    name = operand.text("name")
+    held = (
+        ", ".join(
+            of_many(operand.number(key), operand.number("numel"), word)
+            for key, word in (("nan", "NaN"), ("posinf", "+inf"), ("neginf", "-inf"))
+            if operand.number(key) > 0
+        )
+        .replace("NaNs", "NaN")
+        .replace("infs", "inf")
+    )
+    named = name if cause in ("bad-parameter", "bad-buffer") and name else what
+    return Claim(cause, f"{named} already held {held or 'non-finite numbers'} before the model used it")
+
+
+def _broken_target(facts: Facts) -> Made | None:
+    """A target that is not finite, or that its loss cannot take."""
+    for operand in facts.operands:
+        if operand.text("name") != "target":
+            continue
+        broken = operand.number("nan") + operand.number("inf") > 0
+        if broken and facts.phase in ("loss", "forward"):
+            return operand
+    return None
+
+
+def _sample(facts: Facts) -> tuple[str, ...]:
+    samples = [row for row in as_list(facts.data.get("samples")) if isinstance(row, int)]
+    if not samples or len(samples) > 8:  # noqa: PLR2004 - a longer list names nobody
+        return ()
+    rows = ", ".join(map(str, samples))
+    checked = facts.data.get("samples_checked")
+    if checked is True:
+        return (f"row {rows} of the batch is to blame: with another in its place the step is finite",)
+    return (f"broken in row {rows} of the batch",)
+
+
+def _location(value: Any) -> Location | None:
+    if not isinstance(value, Mapping) or not isinstance(value.get("line"), int):
+        return None
+    return Location(_text(value, "file"), value["line"], _text(value, "function"))
+
+
+def _operand(made: Made) -> Operand:
+    return Operand(
+        made.text("role"),
+        made.shape,
+        made.text("dtype"),
+        made.number("abs_max"),
+        made.number("abs_min_nonzero"),
+        _count(made, "nan"),
+        _count(made, "inf"),
+        _count(made, "zeros"),
+    )
+
+
+def _result(made: Made) -> Result:
+    counts = _count(made, "nan"), _count(made, "posinf"), _count(made, "neginf")
+    return Result(made.shape, made.text("dtype"), *counts)
+
+
+def _element(facts: Facts) -> Element | None:
+    if facts.element is None:
+        return None
+    index, held = facts.element
+    return Element(index, tuple(value for value in held if value is not None))
+
+
+def _count(made: Made, key: str) -> int:
+    value = made.number(key)
+    return int(value) if math.isfinite(value) else 0
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""

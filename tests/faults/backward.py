@@ -17,7 +17,6 @@ from tests.faults.parts import mlp, regression
     module="",
     op="sqrt",
     cause="sqrt-at-zero",
-    sample=5,
     source="https://github.com/pytorch/pytorch/issues/2421 (gradient of the root at 0)",
 )
 def root_of_an_exact_zero(watch: Watch) -> None:

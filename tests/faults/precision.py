@@ -195,7 +195,6 @@ def constant_loss_scale(watch: Watch) -> None:
     module="",
     op="exp",
     cause=("exp-overflow", "dtype-overflow"),
-    sample=4,
     source="own: contrastive loss with a small temperature in float16",
 )
 def contrastive_exp_in_float16(watch: Watch) -> None:
@@ -248,7 +247,7 @@ def one_minus_p_in_bfloat16(watch: Watch) -> None:
     "precision",
     step=3,
     phase="data",
-    module="",
+    module=("", "0"),
     op="input",
     cause="bad-input",
     verdict=("diverged", "suspicious"),

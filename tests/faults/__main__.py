@@ -18,7 +18,7 @@ from rich.text import Text
 
 from tests.faults.catalogue import faults
 from tests.faults.fault import Fault
-from tests.faults.rivals import RIVALS, Said, complaint, graded
+from tests.faults.rivals import RIVALS, UNTRIED, Said, complaint, graded
 from tests.faults.score import ASKED, Score, judged
 
 WIDTH = 150
@@ -89,7 +89,7 @@ def rival_rows(programs: Sequence[Fault], console: Console) -> list[Row]:
         spoke = sum(words is not None for fault, words in said if not fault.healthy)
         healthy = sum(fault.healthy for fault in programs)
         rows.append((rival.name, str(spoke), _share(steps), _share(ops), f"{sum(alarms)} / {healthy}"))
-    return rows
+    return [*rows, *((name, why, "", "", "") for name, why in UNTRIED.items())]
 
 
 HEAD_PROGRAM = ("program", *ASKED, "false alarm", "remedy", "s")

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from tests.faults.fault import Fault, fair
-from tests.faults.oracle import snake
+from tests.faults.oracle import finite, snake
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,34 @@ def _hugging_face(model: nn.Module) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def _torchlens(model: nn.Module) -> Iterator[None]:
+    """As its users do: once the model's output is bad, its `find_nan` is given the model and the batch."""
+    find_nan = import_module("torchlens.debug").find_nan
+
+    def look(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if finite(tree_leaves(output)):
+            return
+        handle.remove()
+        found = find_nan(model, list(inputs))
+        raise RuntimeError(f"torchlens found '{found.label}'")
+
+    handle = model.register_forward_hook(look)
+    yield
+    handle.remove()
+
+
 RIVALS = (
     Rival("detect_anomaly", None, _anomaly),
     Rival("DebugUnderflowOverflow", "transformers", _hugging_face),
+    Rival("torchlens find_nan", "torchlens", _torchlens),
 )
+
+OTHER_WORDS = {"linear": "addmm", "truediv": "div"}
+"""What torchlens calls an operation, and its canonical name: another word is not a mistake."""
+
+UNTRIED = {"mindstudio-probe": "its nan_check needs torch_npu and its accelerator"}
+"""Tools that cannot be tried on a CPU, and why."""
 
 
 def complaint(rival: Rival, fault: Fault) -> Said | None:
@@ -98,13 +123,15 @@ def complaint(rival: Rival, fault: Fault) -> Said | None:
         try:
             fault.program(watch)
         except (RuntimeError, ValueError) as error:
-            return Said(steps[0].number, _node(str(error)), str(error))
+            return Said(steps[0].number, _operation(str(error)), str(error))
     return None
 
 
-def _node(words: str) -> str | None:
-    found = re.search(r"Function '(\w+)' returned", words)
-    return snake(found[1]) if found else None
+def _operation(words: str) -> str | None:
+    if found := re.search(r"Function '(\w+)' returned", words):
+        return snake(found[1])
+    found = re.search(r"torchlens found '(\w+?)(_\d+)*'", words)
+    return OTHER_WORDS.get(found[1], found[1]) if found else None
 
 
 def graded(fault: Fault, said: Said | None) -> tuple[bool | None, bool | None, bool]:

@@ -72,14 +72,19 @@ def judged(fault: Fault, path: Path) -> Score:
         diagnosis = nanscope.diagnose(path)
     except NanscopeError as error:
         return Score(verdict=False, seconds=seconds, said=f"no diagnosis: {error}")
-    if fault.truth is None:
+    return compared(fault.truth, diagnosis, seconds)
+
+
+def compared(truth: Truth | None, diagnosis: Diagnosis, seconds: float = 0.0) -> Score:
+    """The diagnosis of a program with this truth; None for a healthy one."""
+    if truth is None:
         blamed = [each.id for each in diagnosis.causes if each.id not in BENIGN]
         alarm = bool(blamed) or diagnosis.verdict in (Verdict.DIVERGED, Verdict.COLLAPSED)
         return Score(false_alarm=alarm, seconds=seconds, said=in_words(diagnosis))
-    return _compared(fault.truth, diagnosis, seconds)
+    return _of_fault(truth, diagnosis, seconds)
 
 
-def _compared(truth: Truth, diagnosis: Diagnosis, seconds: float) -> Score:
+def _of_fault(truth: Truth, diagnosis: Diagnosis, seconds: float) -> Score:
     origin = diagnosis.origin
     outcomes = {each.outcome for each in diagnosis.remedies} - {"untried"}
     first = diagnosis.causes[0].id if diagnosis.causes else None

@@ -17,7 +17,7 @@ import nanscope
 from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording.arena import ROWS
 from nanscope.recording.measure import Gauge
-from nanscope.recording.rewind import rewind
+from nanscope.recording.rewind import memory
 from nanscope.run import Run, is_missing
 from nanscope.values import Epoch, Kind
 from tests import models
@@ -91,7 +91,7 @@ def _half_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_memory_stays_flat(model: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded loop keeps no more tensors alive after hundreds of steps than after forty."""
-    monkeypatch.setattr(rewind, "MOST_STEPS", 10)  # that can be executed again: each keeps its batch
+    monkeypatch.setattr(memory, "MOST_STEPS", 10)  # that can be executed again: each keeps its batch
     optimizer = sgd(model)
     with nanscope.record(model, optimizer, path):
         _train(model, optimizer, [X] * 40)

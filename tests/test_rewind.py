@@ -63,7 +63,7 @@ class _Watched:
         """End the step; its program."""
         self.rewinder.end_step()
         self.steps += 1
-        return self.rewinder._programs[-1]
+        return self.rewinder._memory.programs[-1]
 
     def close(self) -> None:
         backward.unwatch(self)

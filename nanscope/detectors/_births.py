@@ -102,8 +102,13 @@ def _columns(run: Run) -> tuple[_Columns, _Columns, _Columns, _Columns]:
     meant = meant_infinities(run)
     seen: _Columns = [(s, "l2") for s in sites_of(run, *SEEN) if s not in meant]
     loss: _Columns = [(None, "loss")] if run.has(None, "loss") else []
-    backward: _Columns = [(s, "l2") for s in sites_of(run, *BACKWARD)]
+    backward: _Columns = [(s, "l2") for s in harmful_gradients(run)]
     return seen, loss, backward, [(s, "l2") for s in sites_of(run, *LEARNT)]
+
+
+def harmful_gradients(run: Run) -> tuple[Site, ...]:
+    """Gradients of parameters; one of an output alone may be healed on its way, as by a ReLU that was off."""
+    return tuple(sites_of(run, Kind.GRAD)) or tuple(sites_of(run, Kind.GRAD_OUTPUT))
 
 
 def meant_infinities(run: Run) -> frozenset[Site]:
@@ -124,7 +129,7 @@ def _harm_at(run: Run, row: int) -> bool:
         return True
     skipped = value_at(run, None, "skipped", row)
     is_skipped = skipped is not None and skipped >= WHOLE
-    return not is_skipped and any(_bad(run, s, row) for s in sites_of(run, *BACKWARD))
+    return not is_skipped and any(_bad(run, s, row) for s in harmful_gradients(run))
 
 
 def birth_of(run: Run, episode: Episode) -> Birth:

@@ -167,7 +167,7 @@ def _zero_shares(run: Run, site: Site, rows: int) -> NDArray[np.float64]:
 def _constant_logits(run: Run, view: Windows) -> Finding | None:
     """Logits that stay put while the inputs change: told by the margin, which samples differ in."""
     # In a large batch the mean margin hardly moves in a healthy run either.
-    if batch_rows(run) > 64 or not _inputs_vary(run, view.rows):
+    if batch_rows(run) > 64 or not run.has(None, "logits_margin") or not _inputs_vary(run, view.rows):
         return None
     start = len(run) - view.rows
     spread = _relative_moves(measured(run, None, "logits_margin", start, len(run))[1])

@@ -142,6 +142,8 @@ def _exp(facts: Facts) -> Iterator[Claim]:
 
 def _division(facts: Facts) -> Iterator[Claim]:
     role = {"reciprocal": "self", "addcdiv": "tensor2"}.get(facts.op, "other")
+    if facts.operand(role) is None and str(facts.data.get("call")).endswith(("__rtruediv__", "__rdiv__")):
+        role = "self"  # `1 / x`
     divisor = facts.operand(role)
     value = facts.at(role)
     if divisor is None:

@@ -48,8 +48,8 @@ def record(
         logits: name of the module whose output holds the logits; by default the root's output, if it is
             (batch, classes).
         rewind: whether to keep what is needed to execute the last steps again (at most 256 MB of states and
-            64 MB of batches), and to do so once when a value turns non-finite, to name the operation, its line,
-            the sample and the cause. The training goes on as if nothing had happened.
+            64 MB of batches), and to do so once when a value turns non-finite, to name the operation, its
+            line, the sample and the cause. The training goes on as if nothing had happened.
         keep_batch: whether the batch of the bad step is kept in the run file; False for private data.
 
     Raises:

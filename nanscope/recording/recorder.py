@@ -171,8 +171,8 @@ class Recorder:
         """Stop recording: remove every hook, finish the run file. Harmless when done before."""
         if self._active and self._updates.begun:
             self._guard(self._end_step)()
-        if self._active and self.steps and not self._rewinder.done:
-            self._guard(self._rewinder.finish)(self.steps - 1)
+        if self._active:
+            self._guard(self._rewinder.finish)()
         self._detach()
         try:
             self._write_the_rest()
@@ -415,6 +415,7 @@ class Recorder:
             self._answer_trouble()  # not guarded: it raises where the user asked for it
 
     def _count_update(self, optimizer: Optimizer) -> None:
+        self._rewinder.end_update(optimizer)
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
             self._step.scalars.setdefault("lr", float(lr))

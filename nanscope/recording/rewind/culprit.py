@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 MOST_ROWS = 1_024  # a larger batch is not halved: it would take too long
+FEW = 16  # suspects that are left out one by one
 CONTROLS = 2  # other rows that are left out instead, to see whether any would do
 
 Attempt = Callable[[Collection[int]], bool]
@@ -27,6 +28,9 @@ def culprit(suspects: Sequence[int], rows: int, attempt: Attempt) -> dict[str, A
         return {"samples": list(suspects), "samples_checked": None}
     if 0 < len(suspects) < rows:
         checked = _is_to_blame(suspects, rows, attempt)
+        alone = [row for row in suspects if attempt([row])] if checked and 1 < len(suspects) <= FEW else []
+        if len(alone) == 1:
+            return {"samples": alone, "samples_checked": True, "samples_how": "left out one by one"}
         return {"samples": list(suspects), "samples_checked": checked, "samples_how": "rows of the result"}
     found = _halved(list(range(rows)), attempt) if rows <= MOST_ROWS else None
     if found is not None and _is_to_blame([found], rows, attempt):

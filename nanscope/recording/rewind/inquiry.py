@@ -17,6 +17,7 @@ from nanscope.recording.rewind.keeper import State, held
 from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
+MOST_ROWS = 64
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
 
@@ -65,7 +66,7 @@ class Inquiry:
             before = State(self._model, self._optimizers)
             clear_gradients(self._model, self._optimizers)
             loss = Rerun(self._model).execute(program)
-            if is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
+            if program.is_open or is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
                 return self.of_step(program, before, None)
         return self._differs(f"steps {snapshot.number} to {self._noticed} were finite when executed again")
 
@@ -95,13 +96,20 @@ class Inquiry:
             rows=program.rows,
             again=again,
             given=lambda: rerun.given.where if rerun.given is not None else None,
+            is_open=program.is_open,
         )
         if birth is None:
             written = ", the inputs were overwritten since" if program.overwritten() else ""
             return self._differs(f"loss: {loss} live, {rerun.loss} again{written}")
         data = dict(birth.data)
-        if data.get("phase") in CHECKED:
-            data |= culprit(data.get("samples") or [], program.rows, self._attempt(program, state))
+        if data.get("phase") == "data":
+            data["samples"] = sorted(
+                {row for tensor in program.inputs for row in _broken_rows(tensor, program.rows)}
+            )
+        elif data.get("phase") in CHECKED:
+            suspects = data.get("samples") or []
+            if suspects or not _is_overflow(data):
+                data |= culprit(suspects, program.rows, self._attempt(program, state))
         self._put(state)
         self._keep(program)
         return Answer("origin", program.number, data | self._about(program))
@@ -168,6 +176,22 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether every element is; integers are."""
     values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
     return not values.is_floating_point() or bool(torch.isfinite(values).all())
+
+
+def _broken_rows(tensor: Tensor, rows: int) -> list[int]:
+    if tensor.dim() < 1 or tensor.shape[0] != rows or not tensor.is_floating_point():
+        return []
+    sound = torch.isfinite(tensor).reshape(rows, -1).all(dim=1)
+    return [int(row) for row in torch.nonzero(~sound).flatten()[:MOST_ROWS]]
+
+
+def _is_overflow(data: dict[str, Any]) -> bool:
+    """Whether finite numbers became infinite: the last straw is no culprit."""
+    operands, result = data.get("operands") or [], data.get("result") or {}
+    finite = all(
+        not operand["nan"] and not operand["inf"] and operand["abs_max"] != 0 for operand in operands
+    )
+    return finite and not result.get("nan") and not any(operand["zeros"] for operand in operands)
 
 
 def _plain(value: Any) -> Any:

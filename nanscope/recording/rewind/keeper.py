@@ -8,6 +8,7 @@ and optimizers that hold a tensor hold it still.
 from __future__ import annotations
 
 import copy
+import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,18 +46,47 @@ def _cuda_generators() -> Sequence[torch.Generator]:
     return torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
 
 
+class Slot(NamedTuple):
+    """A place of a module where a tensor is held by name: another may be put there in every step."""
+
+    held: dict[str, Any]
+    name: str
+
+
+def slots_of(model: nn.Module) -> list[Slot]:
+    """Where buffers are held, and tensors that modules keep as attributes."""
+    found = []
+    for module in model.modules():
+        for held in (module._buffers, module.__dict__):
+            found += [
+                Slot(held, name)
+                for name, value in held.items()
+                if isinstance(value, Tensor) and not is_lazy(value)
+            ]
+    return found
+
+
 class State:
     """Copies of the parameters, buffers, optimizer states and settings, and of the generators."""
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self._take(model, optimizers)
+
+    def renew(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Take the present state instead, where it has the same tensors into the same memory."""
+        tensors = held(model, optimizers)
+        if len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors)):
+            for kept, tensor in zip(self.copies, tensors, strict=True):
+                kept.copy_(tensor.detach(), non_blocking=True)
+            self.slots = [(slot, slot.held[slot.name]) for slot in slots_of(model)]
+            self._note(optimizers)
+        else:
+            self._take(model, optimizers)
+
+    def _take(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self.tensors = held(model, optimizers)
         self.copies = [_copied(tensor) for tensor in self.tensors]
-        self._note(optimizers)
-
-    def renew(self, optimizers: Sequence[Optimizer]) -> None:
-        """Take the present state of the same tensors instead, into the same memory."""
-        for kept, tensor in zip(self.copies, self.tensors, strict=True):
-            kept.copy_(tensor.detach(), non_blocking=True)
+        self.slots = [(slot, slot.held[slot.name]) for slot in slots_of(model)]
         self._note(optimizers)
 
     def _note(self, optimizers: Sequence[Optimizer]) -> None:
@@ -71,8 +101,14 @@ class State:
         self.kept.append({p: _kept(s) for p, s in optimizer.state.items()})
         self.settings.append([_settings(group) for group in optimizer.param_groups])
 
-    def replace(self, tensors: Mapping[int, Tensor]) -> None:
-        """Some tensors, by id, were otherwise before the step; the copies are not to be written to."""
+    def replace(self, tensors: Mapping[int, Tensor], slots: list[tuple[Slot, Tensor]]) -> None:
+        """Some tensors, by id, were otherwise before the step, or others held their places."""
+        known = set(map(id, self.tensors))
+        self.slots = slots
+        for _, tensor in slots:
+            if id(tensor) not in known:
+                self.tensors.append(tensor)
+                self.copies.append(tensors[id(tensor)])
         self.copies = [tensors.get(id(t), c) for t, c in zip(self.tensors, self.copies, strict=True)]
 
     @property
@@ -89,6 +125,8 @@ class State:
     @torch.no_grad()
     def put(self) -> None:
         """Let the live tensors and optimizers have this state; only within a `room`."""
+        for slot, tensor in self.slots:
+            slot.held[slot.name] = tensor
         for tensor, kept in zip(self.tensors, self.copies, strict=True):
             tensor.data = kept.to(tensor.device, copy=True)
         for optimizer, states, settings in zip(self.optimizers, self.kept, self.settings, strict=True):
@@ -131,10 +169,18 @@ def room(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[None]:
 
 def held(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
     """Every parameter and buffer, once; also parameters that only an optimizer has."""
-    found: dict[int, Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    inner = (slot.held[slot.name] for slot in slots_of(model))
+    found: dict[int, Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers(), *inner)}
     for optimizer in optimizers:
         found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    return [t for t in found.values() if not is_lazy(t) and t.layout is torch.strided and not t.is_meta]
+    return [
+        t
+        for t in found.values()
+        if not is_lazy(t)
+        and t.layout is torch.strided
+        and not t.is_meta
+        and (t.is_leaf or not t.requires_grad)
+    ]
 
 
 def _refill(live: dict[str, Any], before: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from nanscope.recording.rewind.names import TARGET, Names, Place, memory_of, place_of
 from nanscope.recording.rewind.operands import counts, is_finite
@@ -174,6 +174,21 @@ class Operations(TorchDispatchMode):
             self._after(seen)
         return result
 
+    def notice(self, tensor: Tensor) -> None:
+        """An output of a module: made by no operation that was seen if a user's function left torch."""
+        node = tensor.grad_fn
+        name = "" if node is None else node.name().removesuffix("Backward")
+        if not hasattr(node, "_forward_cls") or self.maker(tensor) is not None:
+            return
+        with _disable_current_modes():
+            around = replace(self._scene.look(), custom=name)
+            operation = Operation(len(self.made), name, (), around=around, phase=self._scene.phase)
+            self._end(Seen(operation, [], {}, self._scene, [tensor]))
+        self.made.append(operation)
+        if self._wanted is not None and operation.index in self._wanted and self._after is not None:
+            with _disable_current_modes():
+                self._after(Seen(operation, [], {}, self._scene, [tensor]))
+
     def maker(self, tensor: Tensor) -> int | None:
         """Number of the operation that made a tensor, None if it came from outside."""
         found = self._writers.get(place_of(tensor))
@@ -224,7 +239,7 @@ class Operations(TorchDispatchMode):
             return
         operation.broken = tuple([i for i, tensor in enumerate(seen.written) if not is_finite(tensor)])
         if operation.broken:
-            operation.around = self._scene.look()
+            operation.around = operation.around or self._scene.look()
             operation.counts = counts(seen.written[operation.broken[0]])
             self._suspicious |= {memory_of(seen.written[i]) for i in operation.broken}
 
@@ -268,7 +283,10 @@ def _arguments(
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Arguments that an operation writes into."""
     given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | dict(kwargs)
-    written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    arguments = func._schema.arguments
+    written = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    if "batch_norm" in func._schema.name:  # its schema does not tell
+        written += ["running_mean", "running_var"]
     return [t for name in written if name in given for t in _floats(given[name])]
 
 

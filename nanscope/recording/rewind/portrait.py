@@ -103,6 +103,8 @@ class Portrait:
             data["op"] = _forward_name(birth, home["op"])
         if around.custom or around.hook:
             data |= {"op": around.custom or around.hook, "inner": told["op"]}
+        if data["op"] == "reciprocal" and str(data["call"]).endswith(("__rtruediv__", "__rdiv__")):
+            data["op"] = "div"  # as it was written
         return data | self._outside()
 
     def _outside(self) -> Data:
@@ -112,11 +114,11 @@ class Portrait:
         operand = operands[outside] if outside is not None and outside < len(operands) else None
         name = None if operand is None else operand["name"]
         if name == INPUT:
-            return {"phase": "data", "op": "input", "operands": [operand]}
+            return {"phase": "data", "op": "input", "module": "", "operands": [operand]}
         if self._names.is_parameter(name):
-            return {"phase": "init", "op": "parameter", "operands": [operand]}
+            return {"phase": "init", "op": "parameter", "samples": [], "operands": [operand]}
         if self._names.is_buffer(name):
-            return {"phase": "init", "op": "buffer", "operands": [operand]}
+            return {"phase": "init", "op": "buffer", "samples": [], "operands": [operand]}
         return {}
 
     def _cone(self, index: int, depth: int) -> Iterator[int]:

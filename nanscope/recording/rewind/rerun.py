@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanscope.recording.rewind.tape import Context, Event, Program, Ref
+from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace
 
 Within = Callable[[], AbstractContextManager[Any]]
 
@@ -47,6 +49,8 @@ class Rerun:
         """
         made: list[Any] = []
         self.loss = 0.0
+        for module, training in zip(self.model.modules(), program.training, strict=False):
+            module.training = training
         with ExitStack() as around:
             around.enter_context(torch.enable_grad())
             inner = around.enter_context(ExitStack())
@@ -72,11 +76,13 @@ class Rerun:
     def _run(self, event: Event, program: Program, made: list[Any]) -> Any:
         if event.optimizer is not None:
             return self._update(event) if self.updates else None
+        if event.poked:
+            return _poke(event.poked)
         args = self._found(event.args, program, made)
         kwargs = self._found(event.kwargs, program, made)
         if event.context is not None:
             with _as_it_was(event.context):
-                return self.model(*_cut_off(args), **_cut_off(kwargs))
+                return self.model(*args, **kwargs)
         assert event.call is not None
         if event.is_backward:
             self.loss += _total(args[0])
@@ -108,7 +114,11 @@ class Rerun:
 
     def _left(self, tensor: Tensor, program: Program) -> Tensor:
         """A tensor from outside, with other rows in place of those that are left out: the shapes stay."""
-        if not self.without or id(tensor) not in program.fixed or not tensor.dim():
+        if id(tensor) not in program.fixed:
+            return tensor
+        if tensor.grad_fn is not None:  # of another model, or from before the step: its graph is gone
+            tensor = tensor.detach().requires_grad_()
+        if not self.without or not tensor.dim():
             return tensor
         if tensor.shape[0] != program.rows:
             return tensor
@@ -117,15 +127,16 @@ class Rerun:
         return tensor.detach()[rows].requires_grad_(tensor.requires_grad)
 
 
-def _cut_off(value: Any) -> Any:
-    """Tensors that another model made, without its graph, which is no more."""
-    if isinstance(value, Tensor):
-        return value.detach().requires_grad_() if value.grad_fn is not None else value
-    if type(value) in (tuple, list):
-        return type(value)(map(_cut_off, value))
-    if type(value) is dict:
-        return {key: _cut_off(item) for key, item in value.items()}
-    return value
+@torch.no_grad()
+def _poke(poked: Sequence[tuple[Tensor | StatePlace, Tensor]]) -> None:
+    """Write what somebody wrote from outside."""
+    for at, held in poked:
+        if isinstance(at, Tensor):
+            at.data.copy_(held)
+        else:
+            optimizer, parameter, key = at
+            if key in optimizer.state[parameter]:
+                optimizer.state[parameter][key].copy_(held)
 
 
 def _total(roots: Any) -> float:
@@ -138,6 +149,9 @@ def _as_it_was(context: Context) -> Iterator[None]:
     torch.default_generator.set_state(context.rng)
     for generator, state in zip(torch.cuda.default_generators, context.cuda, strict=False):
         generator.set_state(state)
+    if context.others is not None:
+        random.setstate(context.others[0])
+        np.random.set_state(context.others[1])  # noqa: NPY002 - the one that programs draw from
     with ExitStack() as stack:
         for device, dtype in context.autocast.items():
             stack.enter_context(torch.autocast(device, dtype))

@@ -8,29 +8,24 @@ first one that breaks.
 
 from __future__ import annotations
 
-import time
-from collections import deque
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from nanscope.recording import backward, calls
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
-from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, Snapshot, is_finite, is_harmed
-from nanscope.recording.rewind.keeper import State, held, room
-from nanscope.recording.rewind.tape import Context, Event, Listener, Program
+from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
+from nanscope.recording.rewind.keeper import room
+from nanscope.recording.rewind.memory import Memory
+from nanscope.recording.rewind.tape import Event, Listener, Program, user_frames
 
-STATE_BYTES = 256 << 20  # of the snapshots
-BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
-MOST_STEPS = 500
-MOST_SNAPSHOTS = 2
-SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
+LONGEST = 1_000  # letters of an error's text that are kept
 
 Tell = Callable[..., None]
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
@@ -67,16 +62,11 @@ class Rewinder:
         self._number, self._tell, self._aside, self._keep = number, tell, aside, keep
         self._watchers = {id(model): Watcher(guard(self._enter), guard(self._leave))}
         self._listener = Listener()
+        self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
         self._call: Event | None = None
-        self._programs: deque[Program] = deque()
-        self._bytes = 0
-        self._snapshots: list[Snapshot] = []
-        self._buffers: list[Tensor] = []
-        self._buffers_before: list[Tensor] = []
-        self._next = 0.0
-        self._too_large = False
-        self._ready = False  # whether all tensors of the model are known
+        self._copies_inputs = False  # the model writes into what it is given
+        self._listens_early = False  # something of the loss, or of the parameters, is made between the steps
         self.done = False
         self.attach()
 
@@ -93,22 +83,47 @@ class Rewinder:
 
     def _enter(self, _model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The root is called."""
-        if self.done or backward.is_running() or not torch.is_grad_enabled() or is_transformed():
+        if self.done or backward.is_running():
             return
-        self._listener.turn_off()
-        program = self._program
-        if program is None:
-            program = self._program = Program(self._number())
-            self._begin(program)
-        self._call = Event(None, args, dict(kwargs), context=self._context())
+        if not torch.is_grad_enabled() or is_transformed() or self._listener.is_full:
+            self._forget_early()
+        if not torch.is_grad_enabled() or is_transformed():
+            return
+        self._listener.events = None
+        program = self._begun()
+        if self._copies_inputs:
+            args, kwargs = _copied(args), _copied(dict(kwargs))
+        context = self._memory.context(program.number)
+        where = user_frames(sys._getframe(2))
+        self._call = Event(None, args, dict(kwargs), where, context=context)
         program.events.append(self._call)
         program.see(args, kwargs)
 
+    def _begun(self) -> Program:
+        if self._program is None:
+            self._program = Program(self._number())
+            self._memory.begin(self._program)
+        return self._program
+
+    def _listen_early(self) -> None:
+        """Hear what is done between two steps, too."""
+        self._program = Program(self._number() + 1)
+        self._memory.begin(self._program)
+        self._listener.events = self._program.events
+
+    def _forget_early(self) -> None:
+        """It was another thing than the beginning of a step, such as an evaluation."""
+        if self._program is not None and not self._program.is_called:
+            self._program = None
+            self._listener.turn_off()
+
     def _leave(self, _args: tuple[Any, ...], output: Any) -> None:
         """It has returned."""
-        if self.done or self._program is None or self._call is None:
+        call, self._call = self._call, None
+        if self.done or self._program is None or call is None or call.context is None:
             return
-        self._call.result, self._call = output, None
+        call.result = output
+        self._memory.end_call(call.context)
         if self._listener.turn_on():
             self._listener.events = self._program.events
 
@@ -138,12 +153,17 @@ class Rewinder:
         if self.done:
             return
         if not any(optimizer is each for each in self._optimizers):
-            self._optimizers.append(optimizer)
-            for snapshot in self._snapshots:
-                snapshot.state.add(optimizer)
+            self._memory.add(optimizer)
         if self._program is not None:
+            self._memory.begin_update(self._program, optimizer)
             settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-            self._program.events.append(Event(None, (), {}, optimizer=optimizer, settings=settings))
+            where = user_frames(sys._getframe(2))
+            self._program.events.append(Event(None, (), {}, where, optimizer=optimizer, settings=settings))
+
+    def end_update(self, optimizer: Optimizer) -> None:
+        """It has stepped."""
+        if not self.done:
+            self._memory.end_update(optimizer)
 
     def end_step(self) -> None:
         """The step is over."""
@@ -152,109 +172,84 @@ class Rewinder:
         if program is None or self.done:
             return
         program.seal()
-        self._programs.append(program)
-        self._bytes += program.bytes
+        self._copies_inputs |= program.overwritten()
+        self._listens_early |= program.reaches_back or self._memory.is_poked
+        self._memory.end(program)
+        if self._listens_early and self._listener.turn_on():
+            self._listen_early()
 
     def trouble(self, noticed: int) -> None:
         """Harm was noticed, in or after step `noticed`, which is over."""
         if not self.done:
             self._go_back(noticed)
 
-    def finish(self, last: int) -> None:
-        """The training is over: nobody will notice later what the last update did."""
-        if not self.done and not all(map(is_finite, held(self._model, self._optimizers))):
-            self._go_back(last)
+    def finish(self) -> None:
+        """The training is over: nobody will notice later what the last update, or an unfinished step, did."""
+        if self.done:
+            return
+        program, number = self._program, self._number()
+        if program is not None and program.is_broken:
+            program.is_open = True
+            self._investigate(program, None)
+        elif number and not all(map(is_finite, self._model.parameters())):
+            self._go_back(number - 1)
 
     def renew(self) -> None:
-        """The model has other tensors than it had: what was kept of them is of no use."""
-        self._ready = False
-        self._snapshots, self._next = [], 0.0
-        self._forget(self._number())
+        """The model has other tensors than it had."""
+        self._memory.renew()
 
     def close(self) -> None:
         """Keep nothing more."""
         self.done = True
         self.detach()
         self._program = self._call = None
-        self._programs.clear()
-        self._snapshots, self._buffers_before = [], []
+        self._memory.clear()
 
     @property
     def batch(self) -> dict[str, list[Tensor]]:
         """What has entered the step under way."""
         return {"inputs": [], "targets": []} if self._program is None else self._program.batch
 
-    # -- what is kept ---------------------------------------------------------------------------------
-
-    def _begin(self, program: Program) -> None:
-        if not self._ready:
-            self._ready = not any(map(is_lazy, self._model.parameters()))
-            self._buffers = [buffer for buffer in self._model.buffers() if not is_lazy(buffer)]
-            self._buffers_before = [buffer.detach().clone() for buffer in self._buffers]
-        elif self._buffers:
-            torch._foreach_copy_(self._buffers_before, self._buffers)
-        now = time.perf_counter()
-        if self._too_large or not self._ready:
-            return
-        if now >= self._next or self._bytes > BATCH_BYTES // 2 or len(self._programs) > MOST_STEPS:
-            self._take_snapshot(program.number)
-            took = time.perf_counter() - now
-            self._next = now + took * (1 + SHARE)
-
-    def _take_snapshot(self, number: int) -> None:
-        if len(self._snapshots) == MOST_SNAPSHOTS:
-            oldest = self._snapshots.pop(0)
-            oldest.state.renew(self._optimizers)
-            self._snapshots.append(Snapshot(number, oldest.state))
-        else:
-            self._snapshots.append(Snapshot(number, State(self._model, self._optimizers)))
-        size = self._snapshots[-1].state.bytes
-        if size > STATE_BYTES:
-            self._too_large, self._snapshots = True, []
-        elif len(self._snapshots) * size > STATE_BYTES:
-            del self._snapshots[0]
-        self._forget(self._snapshots[0].number if self._snapshots else number)
-
-    def _forget(self, before: int) -> None:
-        while self._programs and self._programs[0].number < before:
-            self._programs.popleft()
-        self._bytes = sum(program.bytes for program in self._programs)
-
-    def _context(self) -> Context:
-        autocast = {}
-        if torch.is_autocast_enabled("cpu"):
-            autocast["cpu"] = torch.get_autocast_dtype("cpu")
-        if torch.is_autocast_enabled("cuda"):
-            autocast["cuda"] = torch.get_autocast_dtype("cuda")
-        cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-        states = tuple([generator.get_state() for generator in cuda])
-        return Context(torch.default_generator.get_state(), states, autocast, self._model.training)
-
     # -- going back -----------------------------------------------------------------------------------
 
     def _investigate(self, program: Program, loss: float | None) -> None:
         """The step under way is bad; the parameters are still those before it."""
-        program.seal()
-        inquiry = self._inquiry(program.number)
-        with self._aside(), room(self._model, self._optimizers):
-            state = State(self._model, self._optimizers)
-            state.replace(dict(zip(map(id, self._buffers), self._buffers_before, strict=True)))
-            if state.is_finite() or not any(snapshot.state.is_finite() for snapshot in self._snapshots):
-                answer = inquiry.of_step(program, state, loss)
-            else:
-                answer = inquiry.of_steps([*self._programs, program], self._snapshots)
-        self._finish(answer)
+        memory, inquiry = self._memory, self._inquiry(program.number)
+
+        def ask() -> Answer:
+            program.seal()
+            state = memory.before()
+            if state.is_finite() or not any(snapshot.state.is_finite() for snapshot in memory.snapshots):
+                return inquiry.of_step(program, state, loss)
+            return inquiry.of_steps([*memory.programs, program], memory.snapshots)
+
+        self._answer(ask, program.number)
 
     def _go_back(self, noticed: int) -> None:
         """The bad step is over: execute the steps since a snapshot again."""
-        inquiry = self._inquiry(noticed)
-        with self._aside(), room(self._model, self._optimizers):
-            answer = inquiry.of_steps([p for p in self._programs if p.number <= noticed], self._snapshots)
-        self._finish(answer)
+        memory, inquiry = self._memory, self._inquiry(noticed)
+        steps = [program for program in memory.programs if program.number <= noticed]
+        self._answer(lambda: inquiry.of_steps(steps, memory.snapshots), noticed)
+
+    def _answer(self, ask: Callable[[], Answer], noticed: int) -> None:
+        try:
+            with self._aside(), room(self._model, self._optimizers):
+                answer = ask()
+        except Exception as error:  # noqa: BLE001 - what cannot be executed again is said, and recorded further
+            answer = Answer("no-rewind", noticed, {"why": repr(error)[:LONGEST]})
+        self._tell(answer.kind, answer.step, **answer.fields)
+        self.close()
 
     def _inquiry(self, noticed: int) -> Inquiry:
         return Inquiry(self._model, self._optimizers, noticed, self._keep)
 
-    def _finish(self, answer: Answer) -> None:
-        self._tell(answer.kind, answer.step, **answer.fields)
-        self.close()
+
+def _copied(value: Any) -> Any:
+    """Nested values with copies of their tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if type(value) in (tuple, list):
+        return type(value)(map(_copied, value))
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return value

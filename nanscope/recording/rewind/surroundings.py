@@ -85,6 +85,7 @@ class Scene:
         self._optimizers: list[str] = []
         self._backward_over = False
         self.on_backward: Callable[[Sequence[Tensor]], None] = lambda _: None
+        self.on_output: Callable[[Tensor], None] = lambda _: None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -118,7 +119,7 @@ class Scene:
     @property
     def phase(self) -> str:
         """Of the step, now."""
-        if backward.is_running():
+        if backward.is_running() or torch._C._current_autograd_node() is not None:
             return "backward"
         if self._optimizers:
             return "update"
@@ -152,7 +153,10 @@ class Scene:
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self._modules.append(self._names.get(id(module), self._module))
 
-    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, Tensor):
+                self.on_output(tensor)
         if self._modules:
             self._modules.pop()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -26,6 +26,7 @@ from torch._C import _len_torch_function_stack
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+MOST_EVENTS = 10_000  # of a step; what has more cannot be executed again
 DEEPEST = 4  # frames of the user's that are kept of a call
 BACKWARDS = (Tensor.backward, getattr(torch.autograd.backward, "__wrapped__", torch.autograd.backward))
 _HOME = str(Path(torch.__file__).parent)
@@ -36,6 +37,10 @@ _USERS: dict[CodeType, bool] = {}  # whether code is the user's
 
 Frame = tuple[str, int, str]
 """File, line and function."""
+
+
+StatePlace = tuple[Optimizer, Tensor, str]
+"""Where an optimizer keeps a tensor of its state: of which parameter, under which name."""
 
 
 class Ref(NamedTuple):
@@ -52,12 +57,13 @@ class Context:
     Attributes:
         rng: state of torch's CPU generator, and those of the CUDA devices in use.
         autocast: dtype by device type, where autocast was on.
+        others: states of Python's and of numpy's generator, if the forward pass may draw from them.
     """
 
     rng: Tensor
     cuda: tuple[Tensor, ...]
     autocast: dict[str, torch.dtype]
-    training: bool
+    others: tuple[Any, Any] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +75,7 @@ class Event:
         result: what it gave, until the step is over.
         where: the user's frames, innermost first.
         optimizer: whose update this is, `settings` of its groups before it.
+        poked: tensors that somebody wrote into from outside of the step, with what they held then.
     """
 
     call: Callable[..., Any] | None
@@ -79,6 +86,7 @@ class Event:
     context: Context | None = None
     optimizer: Optimizer | None = None
     settings: tuple[dict[str, Any], ...] = ()
+    poked: Sequence[tuple[Tensor | StatePlace, Tensor]] = ()
 
     @property
     def is_backward(self) -> bool:
@@ -93,6 +101,8 @@ class Program:
     Attributes:
         fixed: tensors from outside of the step, with the count of writes into each.
         rows: samples that went in.
+        training: of every module of the model, in order, whether it was in training.
+        is_open: whether it was left before its update.
         sealed: whether the events hold nothing that the step made.
     """
 
@@ -100,6 +110,8 @@ class Program:
     events: list[Event] = field(default_factory=list)
     fixed: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     rows: int = 0
+    training: Sequence[bool] = ()
+    is_open: bool = False
     sealed: bool = False
     bytes: int = 0
 
@@ -107,6 +119,12 @@ class Program:
     def lacks(self) -> str:
         """Why it cannot be executed again; empty if it can."""
         backwards = [event for event in self.events if event.is_backward]
+        if len(self.events) > MOST_EVENTS:
+            return "the step calls too many functions"
+        if self.is_open:
+            return ""
+        if not backwards and any(event.call is torch.autograd.grad for event in self.events):
+            return ""
         if not backwards:
             return "the step has no backward pass"
         roots = backwards[0].args[0]
@@ -161,6 +179,30 @@ class Program:
                     made[id(tensor)] = Ref(number, item)
         self.sealed, self.bytes = True, sum([tensor.nbytes for tensor, _ in self.fixed.values()])
         del held
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the root was called in it."""
+        return any(event.context is not None for event in self.events)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a single number that was made of what the root returned, or that itself, is not finite."""
+        calls = [i for i, event in enumerate(self.events) if event.context is not None]
+        if self.sealed or not calls:
+            return False
+        outputs = [t for event in self.events if event.context is not None for t in _leaves(event.result)]
+        numbers = [e.result for e in self.events[calls[0] :] if isinstance(e.result, Tensor)]
+        numbers = [t for t in numbers if t.numel() == 1 and t.is_floating_point()]
+        return any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()) or not all(
+            bool(torch.isfinite(t).all()) for t in numbers
+        )
+
+    @property
+    def reaches_back(self) -> bool:
+        """Whether it used tensors that were computed before the root was called, beside what went into it."""
+        entered = set(map(id, self.inputs))
+        return any(t.grad_fn is not None for key, (t, _) in self.fixed.items() if key not in entered)
 
     def overwritten(self) -> bool:
         """Whether somebody wrote into what went in, after it did."""
@@ -221,7 +263,7 @@ class Listener(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         events, kwargs = self.events, kwargs or {}
-        if events is None:
+        if events is None or len(events) > MOST_EVENTS:
             return func(*args, **kwargs)
         if is_backward(func):  # written down before: the step may be executed again before it returns
             if events and events[-1].is_backward and not events[-1].where:
@@ -232,6 +274,11 @@ class Listener(TorchFunctionMode):
         if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
             events.append(Event(func, args, kwargs, user_frames(sys._getframe(1)), result))
         return result
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more was called than a step is made of."""
+        return self.events is not None and len(self.events) > MOST_EVENTS
 
     def turn_on(self) -> bool:
         """Listen, if nobody else does; whether it does now."""

@@ -78,6 +78,7 @@ def watch(
     rows: int = 0,
     again: Callable[[], None],
     given: Given = lambda: None,
+    is_open: bool = False,
 ) -> Birth | None:
     """The first harmful birth in a step.
 
@@ -87,6 +88,7 @@ def watch(
         rows: samples in the batch.
         again: puts everything back as it was before the step.
         given: the user's frames of the function under way, where a step is executed again from a tape.
+        is_open: whether the step was left before its end, so that what broke last is harm enough.
 
     Returns:
         None if nothing that was born did harm.
@@ -95,7 +97,7 @@ def watch(
         Exception: what the step raised, if nothing was born before.
     """
     names = Names(model, optimizers, inputs, targets)
-    course = _followed(step, Scene(model, given), names, model, optimizers)
+    course = _followed(step, Scene(model, given), names, model, optimizers, is_open=is_open)
     made = course.operations.made
     chains = Chains(made, loss_is_finite=course.loss_is_finite)
     start = chains.start_of(course.ends)
@@ -107,16 +109,23 @@ def watch(
     portrait = Portrait(made, start, names, rows)
     scene = Scene(model, given)
     second = Operations(scene, names, wanted=portrait.wanted, before=portrait.before, after=portrait.after)
+    scene.on_output = second.notice
     with suppress(Exception), scene.watched(), second:  # the step itself may fail after the birth
         step()
     return Birth(portrait.data() | _what_followed(chains, start, made))
 
 
 def _followed(
-    step: Callable[[], object], scene: Scene, names: Names, model: nn.Module, optimizers: Sequence[Optimizer]
+    step: Callable[[], object],
+    scene: Scene,
+    names: Names,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    *,
+    is_open: bool,
 ) -> _Course:
     course = _Course(Operations(scene, names))
-    scene.on_backward = course.see_roots
+    scene.on_backward, scene.on_output = course.see_roots, course.operations.notice
     try:
         with scene.watched(), course.operations:
             step()
@@ -125,8 +134,9 @@ def _followed(
     for tensor in _harmed(model, optimizers):
         if not is_finite(tensor):
             course.end_at(tensor)
-    if course.error is not None and not course.ends:
-        course.ends |= {operation.index for operation in course.operations.made[-1:] if operation.broken}
+    if not course.ends and (course.error is not None or is_open):
+        broken = [operation.index for operation in course.operations.made if operation.broken]
+        course.ends |= set(broken[-1:])  # nothing came of it any more
     return course
 
 

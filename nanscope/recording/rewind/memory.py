@@ -1,0 +1,193 @@
+"""What is kept of a training, so that its last steps can be executed again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from nanscope.recording.rewind.inquiry import Snapshot
+from nanscope.recording.rewind.keeper import Slot, State, slots_of
+from nanscope.recording.rewind.tape import Context, Event, Program, StatePlace
+
+STATE_BYTES = 256 << 20  # of the snapshots
+BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
+MOST_STEPS = 500
+MOST_SNAPSHOTS = 2
+SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
+TRIED = 3  # steps in which it is seen whether the forward pass draws from Python's or numpy's generator
+MOST_POKES = 8  # steps in which what somebody wrote into the state from outside is copied
+
+
+class Memory:
+    """Of one training.
+
+    Attributes:
+        programs: the steps since the older snapshot.
+        snapshots: states before steps, oldest first.
+        is_poked: whether somebody writes into parameters between the steps.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: list[Optimizer]) -> None:
+        self._model, self._optimizers = model, optimizers
+        self.programs: deque[Program] = deque()
+        self.snapshots: list[Snapshot] = []
+        self.is_poked = False
+        self._bytes = 0
+        self._next = 0.0
+        self._too_large = False
+        self.renew()
+
+    def renew(self) -> None:
+        """The model has other tensors than it had: what was kept of them is of no use."""
+        self._ready = False  # whether all tensors of the model are known
+        self.snapshots, self._next = [], 0.0
+        self._slots: list[Slot] = []
+        self._buffers: list[Any] = []
+        self._before: list[Tensor] = []
+        self._modules = list(self._model.modules())
+        self._parameters = list(self._model.parameters())
+        self._flags: list[bool] = []
+        self._versions: list[int] | None = None
+        self._state_versions: dict[int, list[int]] = {}
+        self._pokes = 0
+        self._draws = False
+        self._forget(1 << 62)
+
+    def begin(self, program: Program) -> None:
+        """A step begins: nothing has run in it."""
+        self._note_buffers(program.number)
+        flags = [module.training for module in self._modules]
+        if flags != self._flags:
+            self._flags = flags
+        program.training = self._flags
+        self._note_pokes(program)
+        now = time.perf_counter()
+        if self._too_large or not self._ready:
+            return
+        if now >= self._next or self._bytes > BATCH_BYTES // 2 or len(self.programs) > MOST_STEPS:
+            self._take_snapshot(program.number)
+            took = time.perf_counter() - now
+            self._next = now + took * (1 + SHARE)
+
+    def end(self, program: Program) -> None:
+        """It is over."""
+        self.programs.append(program)
+        self._bytes += program.bytes
+        self._versions = [parameter._version for parameter in self._parameters]
+
+    def begin_update(self, program: Program, optimizer: Optimizer) -> None:
+        """What somebody wrote into an optimizer's state since its last update."""
+        held = _states(optimizer)
+        known = self._state_versions.get(id(optimizer))
+        if known is not None and known != [tensor._version for _, tensor in held]:
+            poked = [(at, t.detach().clone()) for at, t in held]
+            program.events.append(Event(None, (), {}, poked=poked))
+
+    def end_update(self, optimizer: Optimizer) -> None:
+        """Its state is its own work so far."""
+        self._state_versions[id(optimizer)] = [tensor._version for _, tensor in _states(optimizer)]
+
+    def before(self) -> State:
+        """The state before the step under way, if no optimizer has stepped in it."""
+        state = State(self._model, self._optimizers)
+        held = {id(tensor): kept for tensor, kept in zip(self._buffers, self._before, strict=True)}
+        state.replace(held, [(slot, t) for slot, t in zip(self._slots, self._buffers, strict=True)])
+        return state
+
+    def add(self, optimizer: Optimizer) -> None:
+        """An optimizer that was not known until it stepped."""
+        self._optimizers.append(optimizer)
+        for snapshot in self.snapshots:
+            snapshot.state.add(optimizer)
+
+    def context(self, number: int) -> Context:
+        """What a call of the root depends on beside its arguments."""
+        autocast = {}
+        if torch.is_autocast_enabled("cpu"):
+            autocast["cpu"] = torch.get_autocast_dtype("cpu")
+        cuda: tuple[Tensor, ...] = ()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            cuda = tuple([generator.get_state() for generator in torch.cuda.default_generators])
+            if torch.is_autocast_enabled("cuda"):
+                autocast["cuda"] = torch.get_autocast_dtype("cuda")
+        others = _others() if self._draws or number < TRIED else None
+        return Context(torch.default_generator.get_state(), cuda, autocast, others)
+
+    def end_call(self, context: Context) -> None:
+        """A call of the root has returned."""
+        if not self._draws and context.others is not None:
+            self._draws = repr(context.others) != repr(_others())
+
+    def clear(self) -> None:
+        """Keep nothing more."""
+        self.programs.clear()
+        self.snapshots, self._buffers, self._before, self._slots = [], [], [], []
+
+    def _note_buffers(self, number: int) -> None:
+        if not self._ready or number < TRIED:  # a module may make its buffers when it is first called
+            self._ready = not any(map(is_lazy, self._model.parameters()))
+            self._slots = slots_of(self._model)
+            self._buffers = []
+        now = [slot.held.get(slot.name) for slot in self._slots]
+        if not now:
+            return
+        if any(a is not b for a, b in zip(now, self._buffers, strict=False)) or not self._buffers:
+            self._buffers = now
+            self._before = [tensor.detach().clone() for tensor in now if tensor is not None]
+        else:
+            torch._foreach_copy_(self._before, self._buffers)
+
+    def _note_pokes(self, program: Program) -> None:
+        """What somebody wrote into parameters since the last update."""
+        if self._versions is None or self._versions == [p._version for p in self._parameters]:
+            return
+        self.is_poked = True
+        self._pokes += 1
+        if self._pokes <= MOST_POKES:
+            program.events.append(Event(None, (), {}, poked=_copies(self._parameters, self._versions)))
+
+    def _take_snapshot(self, number: int) -> None:
+        if len(self.snapshots) == MOST_SNAPSHOTS:
+            oldest = self.snapshots.pop(0)
+            oldest.state.renew(self._model, self._optimizers)
+            self.snapshots.append(Snapshot(number, oldest.state))
+        else:
+            self.snapshots.append(Snapshot(number, State(self._model, self._optimizers)))
+        size = self.snapshots[-1].state.bytes
+        if size > STATE_BYTES:
+            self._too_large, self.snapshots = True, []
+        elif len(self.snapshots) * size > STATE_BYTES:
+            del self.snapshots[0]
+        self._forget(self.snapshots[0].number if self.snapshots else number)
+
+    def _forget(self, before: int) -> None:
+        while self.programs and self.programs[0].number < before:
+            self.programs.popleft()
+        self._bytes = sum(program.bytes for program in self.programs)
+
+
+def _states(optimizer: Optimizer) -> list[tuple[StatePlace, Tensor]]:
+    return [
+        ((optimizer, parameter, key), value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    ]
+
+
+def _copies(tensors: Sequence[Tensor], versions: Sequence[int]) -> list[tuple[Tensor | StatePlace, Tensor]]:
+    known = [*versions, *[-1] * len(tensors)]
+    return [(t, t.detach().clone()) for t, v in zip(tensors, known, strict=False) if t._version != v]
+
+
+def _others() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002 - the one that programs draw from

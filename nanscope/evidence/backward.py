@@ -22,6 +22,24 @@ ROOTS = (
     "var_mean",
 )
 EDGES = ("acos", "asin", "atanh", "acosh", "logit", "erfinv", "atan2", "angle")
+PICKING = (
+    "where",
+    "masked",
+    "index",
+    "threshold",
+    "clamp",
+    "gather",
+    "scatter",
+    "maximum",
+    "minimum",
+    "select",
+    "slice",
+    "nan_to_num",
+    "max",
+    "min",
+    "relu",
+    "embedding",
+)
 LOGS = ("log", "xlogy")
 
 
@@ -69,10 +87,11 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
 
 
 def _is_masked(facts: Facts) -> bool:
-    """Whether nothing was asked of the element: its gradient is zero, and zero times infinity is NaN."""
+    """Whether nothing was asked of the element because something else was picked: zero times infinity is NaN."""
     held = [value for value in (facts.element[1] if facts.element else ()) if value is not None]
     incoming = facts.at("grad", "grad_output", "self")
-    return facts.is_nan and (incoming == 0.0 or (0.0 in held and any(math.isinf(v) for v in held)))
+    nothing = facts.is_nan and (incoming == 0.0 or (0.0 in held and any(math.isinf(v) for v in held)))
+    return nothing and any(made.op.startswith(PICKING) for made in facts.before())
 
 
 def _masked(facts: Facts, name: str, operand: Made) -> Claim:

@@ -12,6 +12,7 @@ once and steps aside; the training goes on.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
@@ -363,7 +364,10 @@ class Recorder:
         self._step.scale = self._scale
         if reading.broken:
             self._tell_state()
-        self._rewinder.end_backward(reading.loss, suspect=reading.broken or reading.suspect)
+        suspect = reading.broken or reading.suspect
+        if self._scale is not None and reading.loss is not None and math.isfinite(reading.loss):
+            suspect = False  # a scaler that seeks its level: it skips the update
+        self._rewinder.end_backward(reading.loss, suspect=suspect)
 
     def _weigh_samples(self, reading: Reading) -> None:
         """Which samples pull hardest: kept for the last close looks, noted once where something broke."""

@@ -178,7 +178,7 @@ class Operations(TorchDispatchMode):
         """An output of a module: made by no operation that was seen if a user's function left torch."""
         node = tensor.grad_fn
         name = "" if node is None else node.name().removesuffix("Backward")
-        if not hasattr(node, "_forward_cls") or self.maker(tensor) is not None:
+        if not hasattr(node, "_forward_cls") or not self._came_from_outside(tensor):
             return
         with _disable_current_modes():
             around = replace(self._scene.look(), custom=name)
@@ -188,6 +188,14 @@ class Operations(TorchDispatchMode):
         if self._wanted is not None and operation.index in self._wanted and self._after is not None:
             with _disable_current_modes():
                 self._after(Seen(operation, [], {}, self._scene, [tensor]))
+
+    def _came_from_outside(self, tensor: Tensor) -> bool:
+        maker = self.maker(tensor)
+        while maker is not None and self.made[maker].name in VIEWS and self.made[maker].sources:
+            if self.made[maker].sources[0] in (None, maker):
+                return True
+            maker = self.made[maker].sources[0]
+        return maker is None
 
     def maker(self, tensor: Tensor) -> int | None:
         """Number of the operation that made a tensor, None if it came from outside."""

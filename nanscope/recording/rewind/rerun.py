@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace
 
@@ -129,11 +130,12 @@ class Rerun:
 
 @torch.no_grad()
 def _poke(poked: Sequence[tuple[Tensor | StatePlace, Tensor]]) -> None:
-    """Write what somebody wrote from outside."""
-    for at, held in poked:
-        if isinstance(at, Tensor):
-            at.data.copy_(held)
-        else:
+    """Write what somebody wrote from outside; it is no operation of the step."""
+    with _disable_current_modes():
+        for at, held in poked:
+            if isinstance(at, Tensor):
+                at.data.copy_(held)
+                continue
             optimizer, parameter, key = at
             if key in optimizer.state[parameter]:
                 optimizer.state[parameter][key].copy_(held)

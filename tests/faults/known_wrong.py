@@ -9,10 +9,6 @@ KNOWN_WRONG: dict[str, tuple[str, ...]] = {
         "verdict",
         "rule",
     ),
-    "most_units_die": (
-        "verdict",
-        "rule",
-    ),
     "layer_norm_over_one_feature": (
         "verdict",
         "rule",

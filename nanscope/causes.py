@@ -56,6 +56,8 @@ REMEDIES: Mapping[str, str] = {
     "check-sizes": "skip empty batches and groups of one before the reduction",
     "check-custom-code": "check the custom function's backward with torch.autograd.gradcheck",
     "check-hooks": "remove the gradient hooks one by one",
+    "skip-sample": "leave the sample out, or repair it",
+    "larger-eps": "give the optimizer a larger eps",
     "check-hardware": "run on other hardware, and with torch.use_deterministic_algorithms(True)",
 }
 """Changes to try, by id. None is promised to help before the steps were executed again with it."""

@@ -165,11 +165,23 @@ def _remedies(run: Run, findings: tuple[Finding, ...], found: tuple[Cause, ...])
         pointless.add("larger-batch")
     if not any(site.dtype == "float16" for site in run.sites):
         pointless.add("loss-scaling")
-    return tuple(
-        Remedy(name, REMEDIES[name] + _figures(run, name))
-        for name in dict.fromkeys(ids)
-        if name not in pointless
-    )
+    tried = _tried(run)
+    untried = [name for name in dict.fromkeys(ids) if name not in pointless | {each.id for each in tried}]
+    helped = [each for each in tried if each.outcome == "prevented"]
+    rest = [each for each in tried if each not in helped]
+    return (*helped, *(Remedy(name, REMEDIES[name] + _figures(run, name)) for name in untried), *rest)
+
+
+def _tried(run: Run) -> list[Remedy]:
+    """What was tried on the steps themselves."""
+    found = []
+    for event in run.events_of("remedies")[:1]:
+        for each in event.get("tried") or ():
+            name, change, outcome = (str(each.get(key)) for key in ("id", "change", "outcome"))
+            steps = each.get("steps")
+            if name in REMEDIES and outcome in ("prevented", "not-prevented"):
+                found.append(Remedy(name, change, outcome, steps if isinstance(steps, int) else None))
+    return found
 
 
 def _figures(run: Run, name: str) -> str:

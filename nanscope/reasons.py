@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nanscope.causes import CATALOGUE
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.facts import Facts
+from nanscope.evidence.facts import Facts, as_number
 from nanscope.evidence.origin import claims, origin_of
 from nanscope.numbers import number
 from nanscope.run import Run, is_missing
@@ -120,7 +120,7 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_
     if lr is not None and not (math.isfinite(lr) and abs(lr) <= ABSURD_LR):
         yield "bad-learning-rate", f"the learning rate was {lr:g} in step {birth.step}", (birth.message,)
     if growth is not None:
-        yield _growing(growth, birth, lr)
+        yield _growing(run, growth, birth, lr)
     if birth.phase is Phase.BACKWARD and birth.evidence["inf"]:
         why = "outputs and loss were finite in the step, its gradient was not"
         yield "gradient-explosion", why, (birth.message,)
@@ -131,7 +131,7 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_
         yield "dtype-overflow", _overflow(birth), (birth.message,)
 
 
-def _growing(growth: Finding, birth: Finding, lr: float | None) -> _Named:
+def _growing(run: Run, growth: Finding, birth: Finding, lr: float | None) -> _Named:
     evidence = growth.evidence
     text = (
         f"norms grow {number(evidence['rate'])} times per step from step {growth.step} on"
@@ -142,11 +142,24 @@ def _growing(growth: Finding, birth: Finding, lr: float | None) -> _Named:
         return (
             "learning-rate-divergence",
             f"{text}: the updates overshoot{at}",
-            (growth.message, birth.message),
+            (*_sharpness(run), growth.message, birth.message),
         )
     if "output" in evidence["kinds"]:
         return "activation-explosion", f"{text}, while the weights stay in their band", (growth.message,)
     return "gradient-explosion", f"{text}, while outputs and weights stay in their band", (growth.message,)
+
+
+def _sharpness(run: Run) -> Iterator[str]:
+    """Whether the curvature of the loss proves that the learning rate was too large."""
+    for event in run.events_of("sharpness")[:1]:
+        sharp, limit, lr = (as_number(event.get(key)) for key in ("sharpness", "threshold", "lr"))
+        if not math.isfinite(sharp * limit * lr):
+            return
+        text = f"the sharpness of the loss at step {event['step']} was {number(sharp)}; at lr {lr:g}"
+        if sharp > limit:
+            yield f"{text} anything above {number(limit)} overshoots: this is the proof"
+        else:
+            yield f"{text} the limit is {number(limit)}: at that step this was not too large yet"
 
 
 def _learning_rate(run: Run, step: int) -> float | None:

@@ -62,7 +62,7 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
     elif name.startswith("std"):
         yield Claim(
             "sqrt-at-zero",
-            f"`{name}` is the root of a variance, which is zero where all numbers are alike: its slope is infinite",
+            f"the slope of `{name}` is infinite where all numbers are alike{facts.where}",
             (f"its argument ranges from {between(operand)}",),
             "(x.var(dim) + eps).sqrt()",
         )
@@ -72,8 +72,8 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
     elif name.startswith(EDGES):
         yield Claim(
             "domain-boundary-gradient",
-            f"the slope of `{name}` is infinite at the edge of its domain; its argument ranges from {between(operand)}",
-            (),
+            f"the slope of `{name}` is infinite at the edge of its domain{facts.where}",
+            (f"its argument ranges from {between(operand)}",),
             f"torch.{name}(x.clamp(-1 + eps, 1 - eps))",
         )
     elif name.startswith(LOGS) and _has_zero(operand):
@@ -87,7 +87,7 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
 
 
 def _is_masked(facts: Facts) -> bool:
-    """Whether nothing was asked of the element because something else was picked: zero times infinity is NaN."""
+    """Whether nothing was asked of the element because something else was picked: 0 times inf is NaN."""
     held = [value for value in (facts.element[1] if facts.element else ()) if value is not None]
     incoming = facts.at("grad", "grad_output", "self")
     nothing = facts.is_nan and (incoming == 0.0 or (0.0 in held and any(math.isinf(v) for v in held)))
@@ -97,8 +97,8 @@ def _is_masked(facts: Facts) -> bool:
 def _masked(facts: Facts, name: str, operand: Made) -> Claim:
     return Claim(
         "masked-branch-gradient",
-        f"the gradient that reached `{name}` is zero{facts.where}: its result was not picked, but zero times its "
-        "infinite slope is NaN",
+        f"the gradient that reached `{name}` is zero{facts.where}: its result was not picked, "
+        "but zero times its infinite slope is NaN",
         (f"the argument of `{name}` ranges from {between(operand)}",),
         f"torch.where(ok, {name}(torch.where(ok, x, 1.0)), 0.0)",
     )

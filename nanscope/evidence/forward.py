@@ -32,6 +32,7 @@ PRODUCTS = (
 MEANS = ("mean", "nanmean", "nll_loss", "nll_loss2d", "nll_loss_nd", "cross_entropy")
 SPREADS = ("std", "var", "std_mean", "var_mean")
 NORMALISERS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "batch_norm_legit")
+NO_EPS = 1e-30  # adding less to a variance changes nothing
 CAUSE_OF_EXP = "torch.logsumexp(x, dim)  # or F.log_softmax, F.softplus; or x.clamp(max=80)"
 
 Rule = Callable[[Facts], "Iterator[Claim]"]
@@ -51,17 +52,19 @@ def _log(facts: Facts) -> Iterator[Claim]:
     roles = ("other",) if facts.op.startswith("xlog") else ("self", "input")
     value = facts.at(*roles)
     lowest = min((v for v in (value, operand.number("min")) if not math.isnan(v)), default=math.nan) + shift
+    shown = lowest if math.isnan(value) else value
+    zeros = of_many(max(1.0, operand.number("zeros")), operand.number("numel"), "exact zero")
     if value + shift < 0 or (math.isnan(value) and lowest < 0):
         yield Claim(
             "domain-error",
-            f"`{facts.op}` received a negative number: {number(value if not math.isnan(value) else lowest)}{facts.where}",
+            f"`{facts.op}` received a negative number: {number(shown)}{facts.where}",
             (f"its argument ranges from {between(operand)}", *_sources(facts)),
             "torch.log(x.clamp_min(eps))",
         )
     elif not lowest > 0:
         yield Claim(
             "log-of-zero",
-            f"`{facts.op}` received {of_many(max(1.0, operand.number('zeros')), operand.number('numel'), 'exact zero')}{facts.where}",
+            f"`{facts.op}` received {zeros}{facts.where}",
             (*_sources(facts), f"the smallest other argument is {number(operand.number('abs_min_nonzero'))}"),
             _log_pattern(facts),
         )
@@ -134,7 +137,8 @@ def _exp(facts: Facts) -> Iterator[Claim]:
         dtype = facts.result.text("dtype") or "its dtype"
         yield Claim(
             "exp-overflow",
-            f"`{facts.op}` received {number(value)}{facts.where}; above {number(limit)} the result is infinite in {dtype}",
+            f"`{facts.op}` received {number(value)}{facts.where}; its result is infinite in {dtype} "
+            f"above {number(limit)}",
             (f"its argument ranges from {between(operand)}",),
             CAUSE_OF_EXP,
         )
@@ -157,10 +161,11 @@ def _division(facts: Facts) -> Iterator[Claim]:
         value = 0.0
     if value == 0:
         upper = facts.operand("self", "tensor1")
+        zeros = of_many(max(1.0, divisor.number("zeros")), divisor.number("numel"), "exact zero")
         zero = " (zero by zero)" if facts.is_nan and upper is not divisor else ""
         yield Claim(
             "division-by-zero",
-            f"`{facts.op}` by {of_many(max(1.0, divisor.number('zeros')), divisor.number('numel'), 'exact zero')}{zero}{facts.where}",
+            f"`{facts.op}` by {zeros}{zero}{facts.where}",
             _sources(Operation({"operands": [dict(divisor.data)]})),
         )
     elif math.isinf(value) and facts.is_nan:
@@ -228,7 +233,8 @@ def _mean(facts: Facts) -> Iterator[Claim]:
     elif target is not None and facts.is_nan and target.number("min") == target.number("max") == ignored:
         yield Claim(
             "empty-reduction",
-            f"every one of the {int(target.number('numel')):,} targets is {number(ignored)}, which the loss ignores: the mean of nothing",
+            f"all {int(target.number('numel')):,} targets are {number(ignored)}, which the loss ignores: "
+            "the mean of nothing",
         )
     elif target is not None and facts.is_nan:
         yield Claim("division-by-zero", "the weights of the targets in this batch sum to zero")
@@ -253,10 +259,10 @@ def _spread(facts: Facts) -> Iterator[Claim]:
 
 def _normaliser(facts: Facts) -> Iterator[Claim]:
     eps = facts.scalar("eps")
-    if facts.is_nan and eps < 1e-30:  # noqa: PLR2004 - below it a float32 variance is lost in it anyway
+    if facts.is_nan and eps < NO_EPS:
         yield Claim(
             "division-by-zero",
-            f"`{facts.op}` with eps={eps:g} of numbers that are all alike divides by a variance of zero{facts.where}",
+            f"`{facts.op}` with eps={eps:g} of numbers all alike divides by a variance of zero{facts.where}",
             rewrite="leave eps at its default (1e-5)",
         )
     else:
@@ -296,7 +302,7 @@ def _undefined(facts: Facts) -> Iterator[Claim]:
 def _ctc(facts: Facts) -> Iterator[Claim]:
     yield Claim(
         "bad-target",
-        "the CTC loss is infinite: no path of the input's length spells the target",
+        f"the CTC loss is infinite: no path of the input's length spells the target{facts.where}",
         ("a target may be no longer than its input, and each repeated letter takes one step more",),
         "F.ctc_loss(..., zero_infinity=True)",
     )

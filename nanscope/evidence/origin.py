@@ -15,7 +15,7 @@ from nanscope.run import Run
 from nanscope.values import Element, Location, Operand, Origin, Phase, Result, Site
 
 ABSURD_LR = 1e3
-POSITIVE = ("binary_cross_entropy", "poisson_nll_loss", "kl_div", "xlogy", "gaussian_nll_loss", "log")
+FEW = 8  # rows: a longer list names nobody
 
 
 def origin_of(run: Run) -> Facts | None:
@@ -136,7 +136,7 @@ def _broken_target(facts: Facts) -> Made | None:
 
 def _sample(facts: Facts) -> tuple[str, ...]:
     samples = [row for row in as_list(facts.data.get("samples")) if isinstance(row, int)]
-    if not samples or len(samples) > 8:  # noqa: PLR2004 - a longer list names nobody
+    if not samples or len(samples) > FEW:
         return ()
     rows = ", ".join(map(str, samples))
     checked = facts.data.get("samples_checked")

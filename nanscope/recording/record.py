@@ -28,6 +28,7 @@ def record(
     logits: str | None = None,
     rewind: bool = True,
     keep_batch: bool = True,
+    verify_remedies: bool = False,
 ) -> Recorder:
     """Record every step of the training in a `with` block.
 
@@ -51,6 +52,9 @@ def record(
             64 MB of batches), and to do so once when a value turns non-finite, to name the operation, its
             line, the sample and the cause. The training goes on as if nothing had happened.
         keep_batch: whether the batch of the bad step is kept in the run file; False for private data.
+        verify_remedies: whether the steps up to the bad one are executed again with one change at a time (a
+            lower learning rate, clipping, without the sample, a safe form of the operation), for at most half
+            a minute, to prove which change would have prevented it.
 
     Raises:
         UsageError: an argument is wrong, or the model is already being recorded (on entering the block).
@@ -78,6 +82,7 @@ def record(
         logits=logits,
         rewind=rewind,
         keep_batch=keep_batch,
+        verify_remedies=verify_remedies,
     )
 
 

@@ -85,8 +85,9 @@ class Recorder:
         logits: str | None,
         rewind: bool,
         keep_batch: bool,
+        verify_remedies: bool,
     ) -> None:
-        self._rewinds, self._keeps_batch = rewind, keep_batch
+        self._rewinds, self._keeps_batch, self._verifies = rewind, keep_batch, verify_remedies
         self._model = unwrapped(model)
         self._optimizers = optimizers
         self._on_nonfinite = on_nonfinite
@@ -133,6 +134,7 @@ class Recorder:
             aside=self._aside,
             guard=self._guard,
             keep=self._keep_state,
+            verifies=self._verifies,
         )
         if not self._rewinds:
             self._rewinder.close()

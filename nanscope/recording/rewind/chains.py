@@ -82,16 +82,19 @@ class Chains:
         outside = [i for i, meant in operation.outside.items() if not meant]
         if outside:
             return frozenset({Start(index, outside[0])})
+        return frozenset({Start(index)} if self._is_birth(operation) else ())
+
+    def _is_birth(self, operation: Operation) -> bool:
+        """Whether something broke here, with all that is broken in the operands meant."""
+        around = operation.around
+        if operation.name == "lift_fresh" and around and around.custom:
+            return True  # numbers that a user's function brings in from outside of torch
         if operation.name in VIEWS:
-            return frozenset()
+            return False
         if operation.bad_sources:
-            anew = any(
-                s is not None and s < index and self._begins_anew(operation, s)
-                for _, s in operation.bad_sources
-            )
-            return frozenset({Start(index)}) if anew or operation.counts["nan"] else frozenset()
-        is_meant = operation.constant and not (operation.around and operation.around.hook)
-        return frozenset() if is_meant else frozenset({Start(index)})
+            inner = [s for _, s in operation.bad_sources if s is not None and s < operation.index]
+            return bool(operation.counts["nan"]) or any(self._begins_anew(operation, s) for s in inner)
+        return not operation.constant or bool(around and around.hook)
 
     def _carrier(self, end: int) -> int:
         """The operation that let a meant infinity through to the end."""

@@ -68,4 +68,5 @@ def place_of(tensor: Tensor) -> Place:
     """Which numbers in memory a tensor is."""
     if tensor.layout is not torch.strided:
         return id(tensor), 0, tuple(tensor.shape), (), tensor.dtype
-    return memory_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    offset = int(tensor.storage_offset())
+    return memory_of(tensor), offset, tuple(tensor.shape), tensor.stride(), tensor.dtype

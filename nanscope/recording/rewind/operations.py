@@ -126,7 +126,7 @@ class Seen:
 Look = Callable[[Seen], Any]
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so
     """The operations of a step, in order.
 
     Args:
@@ -148,7 +148,7 @@ class Operations(TorchDispatchMode):
         before: Look | None = None,
         after: Look | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[Operation] = []
         self._scene, self._names = scene, names
         self._wanted, self._before, self._after = wanted, before, after

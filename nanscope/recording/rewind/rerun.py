@@ -28,6 +28,7 @@ class Rerun:
         settings: of the optimizers, in place of those that they had.
         before_update: called between the backward pass and the update.
         within: entered around all but the update.
+        autocast: whether autocast is on where it was.
         updates: whether the optimizers step.
         loss: of the last execution; the sum over its backward passes.
     """
@@ -38,6 +39,7 @@ class Rerun:
     settings: Mapping[str, Any] = field(default_factory=dict)
     before_update: Callable[[], None] | None = None
     within: Within = nullcontext
+    autocast: bool = True
     updates: bool = True
     loss: float = 0.0
     given: Event | None = None
@@ -82,7 +84,7 @@ class Rerun:
         args = self._found(event.args, program, made)
         kwargs = self._found(event.kwargs, program, made)
         if event.context is not None:
-            with _as_it_was(event.context):
+            with _as_it_was(event.context, autocast=self.autocast):
                 return self.model(*args, **kwargs)
         assert event.call is not None
         if event.is_backward:
@@ -147,7 +149,7 @@ def _total(roots: Any) -> float:
 
 
 @contextmanager
-def _as_it_was(context: Context) -> Iterator[None]:
+def _as_it_was(context: Context, *, autocast: bool) -> Iterator[None]:
     torch.default_generator.set_state(context.rng)
     for generator, state in zip(torch.cuda.default_generators, context.cuda, strict=False):
         generator.set_state(state)
@@ -155,6 +157,6 @@ def _as_it_was(context: Context) -> Iterator[None]:
         random.setstate(context.others[0])
         np.random.set_state(context.others[1])  # noqa: NPY002 - the one that programs draw from
     with ExitStack() as stack:
-        for device, dtype in context.autocast.items():
+        for device, dtype in context.autocast.items() if autocast else ():
             stack.enter_context(torch.autocast(device, dtype))
         yield

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from nanscope.recording import backward, calls
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
+from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.memory import Memory
@@ -42,6 +43,7 @@ class Rewinder:
         aside: a context in which the recorder hears and sees nothing.
         guard: makes a function one that does not raise into the training.
         keep: called with the bad step while everything is as it was before it.
+        verifies: whether remedies are tried.
 
     Attributes:
         done: whether the origin was looked for; nothing more is kept then.
@@ -57,10 +59,12 @@ class Rewinder:
         aside: Callable[[], AbstractContextManager[None]],
         guard: Guard,
         keep: Keep,
+        verifies: bool = False,
     ) -> None:
         self._model, self._optimizers = model, list(optimizers)
         self._number, self._tell, self._aside, self._keep = number, tell, aside, keep
         self._watchers = {id(model): Watcher(guard(self._enter), guard(self._leave))}
+        self._verifies = verifies
         self._listener = Listener()
         self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
@@ -235,10 +239,25 @@ class Rewinder:
         try:
             with self._aside(), room(self._model, self._optimizers):
                 answer = ask()
+                self._tell(answer.kind, answer.step, **answer.fields)
+                if answer.kind == "origin":
+                    self._look_further(answer)
         except Exception as error:  # noqa: BLE001 - what cannot be executed again is said, and recorded further
-            answer = Answer("no-rewind", noticed, {"why": repr(error)[:LONGEST]})
-        self._tell(answer.kind, answer.step, **answer.fields)
+            self._tell("no-rewind", noticed, why=repr(error)[:LONGEST])
         self.close()
+
+    def _look_further(self, origin: Answer) -> None:
+        """How sharp the loss was before, and what would have helped."""
+        steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
+        steps = [program for program in steps if program.number <= origin.step and not program.lacks]
+        snapshot = next((s for s in self._memory.snapshots if s.state.is_finite()), None)
+        if snapshot is None or not steps or not any(p.number >= snapshot.number for p in steps):
+            return
+        further = Further(self._model, self._optimizers, snapshot, steps)
+        if (fields := further.sharpness()) is not None:
+            self._tell("sharpness", snapshot.number, **fields)
+        if self._verifies and (fields := further.remedies(origin.fields)) is not None:
+            self._tell("remedies", origin.step, **fields)
 
     def _inquiry(self, noticed: int) -> Inquiry:
         return Inquiry(self._model, self._optimizers, noticed, self._keep)

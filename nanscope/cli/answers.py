@@ -17,8 +17,16 @@ from nanscope.values import Diagnosis, Severity
 @click.command()
 @run_argument
 @format_option
-def diagnose(run: Path, form: str) -> NoReturn:
+@click.option(
+    "--verify", is_flag=True,
+    help="Train it again (a run of `nanscope train`), and prove which change would have prevented it.",
+)  # fmt: skip
+def diagnose(run: Path, form: str, verify: bool) -> NoReturn:
     """Say what happened in RUN, where, when and why, and what to try."""
+    if verify:
+        from nanscope.cli.verify import tell_verified  # noqa: PLC0415 - loads torch
+
+        sys.exit(_exit_code([tell_verified(run, form)]))
     sys.exit(_exit_code([tell(run, form)]))
 
 

@@ -51,15 +51,21 @@ from nanscope.experiment.cases import ACTIVATIONS, DATASETS, OPTIMIZERS, Case, b
     help="Steps to go on after the first non-finite value, so that what follows is on record.",
 )  # fmt: skip
 @click.option(
+    "--batch/--no-batch", "keep_batch", default=True, show_default=True,
+    help="Keep the batch of a bad step in the run file, or not: private data.",
+)  # fmt: skip
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path),
     help="The run file; with several cases, a folder.  [default: runs/<dataset>-bs<N>.h5]",
 )  # fmt: skip
-def train(sizes: tuple[str, ...], hidden: str, output: Path | None, **settings: Any) -> None:
+def train(
+    sizes: tuple[str, ...], hidden: str, output: Path | None, *, keep_batch: bool, **settings: Any
+) -> None:
     """Train the batch-size experiment, record every step, and explain how it ended."""
     widths = tuple(_width(word) for word in hidden.split(","))
     cases = [Case(batch_size=batch_size_of(size), hidden=widths, **settings) for size in sizes]
     paths = _paths(cases, output)
-    files = _train(cases, paths)
+    files = _train(cases, paths, keep_batch=keep_batch)
     if not files:
         raise UsageError(
             "nothing was recorded, so there is nothing to explain", "choose another place with -o"
@@ -93,7 +99,7 @@ def _paths(cases: Sequence[Case], output: Path | None) -> list[Path]:
     return paths
 
 
-def _train(cases: Sequence[Case], paths: Sequence[Path]) -> list[Path]:
+def _train(cases: Sequence[Case], paths: Sequence[Path], *, keep_batch: bool) -> list[Path]:
     """The run files of the cases that were trained."""
     from nanscope.experiment.data import load_dataset  # noqa: PLC0415 - loads torch
     from nanscope.experiment.loop import train as train_case  # noqa: PLC0415 - loads torch
@@ -104,7 +110,7 @@ def _train(cases: Sequence[Case], paths: Sequence[Path]) -> list[Path]:
     files = []
     for case, path in zip(cases, paths, strict=True):
         with ProgressLine(case.label, sys.stderr) as show:
-            outcome = train_case(case, dataset, path, show)
+            outcome = train_case(case, dataset, path, show, keep_batch=keep_batch)
         if outcome.path is not None:
             files.append(outcome.path)
         if outcome.interrupted:

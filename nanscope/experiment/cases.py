@@ -6,6 +6,7 @@ Free of torch, so that the command line can name the choices and refuse a bad on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,30 @@ class Case:
             "classes": dataset.classes,
             "label_counts": list(dataset.label_counts),
             "standardised": dataset.standardised,
+            "data_dir": str(self.data_dir),
         }
+
+
+def case_of(config: Mapping[str, Any]) -> Case:
+    """The case whose settings a run file holds, so that it can be trained again.
+
+    Raises:
+        UsageError: the run is of another program.
+    """
+    names = ("dataset", "batch_size", "lr", "epochs", "optimizer", "momentum", "activation", "seed", "device")
+    try:
+        settings = {name: config[name] for name in (*names, "aftermath")}
+        return Case(
+            hidden=tuple(config["hidden"]),
+            standardise=config["standardised"],
+            data_dir=Path(config.get("data_dir", "data")),
+            **settings,
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            "only a run of `nanscope train` can be executed again from its file",
+            "in your own program: nanscope.record(..., verify_remedies=True)",
+        ) from error
 
 
 def batch_size_of(text: str) -> int | None:

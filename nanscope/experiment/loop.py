@@ -46,7 +46,15 @@ class Outcome:
     interrupted: bool
 
 
-def train(case: Case, dataset: Dataset, path: Path, on_progress: OnProgress | None = None) -> Outcome:
+def train(
+    case: Case,
+    dataset: Dataset,
+    path: Path,
+    on_progress: OnProgress | None = None,
+    *,
+    keep_batch: bool = True,
+    verify: bool = False,
+) -> Outcome:
     """Trains a case and records every step.
 
     After the first non-finite value it goes on for `case.aftermath` steps, evaluates and stops. Ctrl-C stops
@@ -56,6 +64,8 @@ def train(case: Case, dataset: Dataset, path: Path, on_progress: OnProgress | No
         case: what to train and how.
         dataset: what `load_dataset(case)` gave.
         path: where the run file shall be; a taken name gets a number.
+        keep_batch: whether the batch of a bad step is kept in the run file.
+        verify: whether remedies are tried on the steps before a bad one.
         on_progress: told where the training stands, about ten times a second.
 
     Raises:
@@ -63,7 +73,13 @@ def train(case: Case, dataset: Dataset, path: Path, on_progress: OnProgress | No
     """
     training = Training(case, dataset, on_progress)
     recording = nanscope.record(
-        training.model, training.optimizer, path, config=case.config(dataset), capacity=training.total
+        training.model,
+        training.optimizer,
+        path,
+        config=case.config(dataset),
+        capacity=training.total,
+        keep_batch=keep_batch,
+        verify_remedies=verify,
     )
     interrupted = False
     try:

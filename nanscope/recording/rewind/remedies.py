@@ -94,7 +94,8 @@ class Trial:
     def _losses(self, change: Change) -> list[float]:
         """The losses of the steps; up to the first that breaks, whose loss is then given as NaN."""
         self._snapshot.state.put()
-        last, losses = len(self._programs) - 1, []
+        losses: list[float] = []
+        last = len(self._programs) - 1
         for i, program in enumerate(self._programs):
             clear_gradients(self._model, self._optimizers)
             fields = {**change.fields, **(change.last if i == last else {})}

@@ -30,7 +30,7 @@ MOST_EVENTS = 10_000  # of a step; what has more cannot be executed again
 DEEPEST = 4  # frames of the user's that are kept of a call
 BACKWARDS = (Tensor.backward, getattr(torch.autograd.backward, "__wrapped__", torch.autograd.backward))
 _HOME = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parents[2])
+_OURS = str(Path(__file__).parents[1])
 _STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 
 _USERS: dict[CodeType, bool] = {}  # whether code is the user's

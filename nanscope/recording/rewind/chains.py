@@ -39,6 +39,10 @@ class Chains:
         starts = [start for end in ends for start in (self.starts(end) or {Start(self._carrier(end))})]
         return min(starts, key=lambda start: start.index, default=None)
 
+    def birth_of(self, ends: Iterable[int]) -> Start | None:
+        """The same, but what is meant is none."""
+        return min((s for end in ends for s in self.starts(end)), key=lambda start: start.index, default=None)
+
     def starts(self, end: int) -> frozenset[Start]:
         """Every birth that the result of an operation goes back to; none if all of it is meant."""
         waiting = [end]
@@ -82,18 +86,22 @@ class Chains:
         outside = [i for i, meant in operation.outside.items() if not meant]
         if outside:
             return frozenset({Start(index, outside[0])})
-        return frozenset({Start(index)} if self._is_birth(operation) else ())
+        return frozenset({Start(index)}) if self._is_birth(index) else frozenset()
 
-    def _is_birth(self, operation: Operation) -> bool:
-        """Whether something broke here, with all that is broken in the operands meant."""
+    def _is_birth(self, index: int) -> bool:
+        """Whether a broken operation broke by itself: all that it read was finite, or meant."""
+        operation = self._made[index]
         around = operation.around
-        if operation.name == "lift_fresh" and around and around.custom:
-            return True  # numbers that a user's function brings in from outside of torch
-        if operation.name in VIEWS:
-            return False
+        if operation.name in VIEWS:  # but another library may have computed what a function or hook gives
+            return (
+                operation.name == "lift_fresh" and around is not None and bool(around.hook or around.custom)
+            )
         if operation.bad_sources:
-            inner = [s for _, s in operation.bad_sources if s is not None and s < operation.index]
-            return bool(operation.counts["nan"]) or any(self._begins_anew(operation, s) for s in inner)
+            anew = any(
+                s is not None and s < index and self._begins_anew(operation, s)
+                for _, s in operation.bad_sources
+            )
+            return anew or operation.counts["nan"] > 0
         return not operation.constant or bool(around and around.hook)
 
     def _carrier(self, end: int) -> int:

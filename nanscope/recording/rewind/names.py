@@ -34,8 +34,11 @@ class Names:
 
     def of(self, tensor: Tensor) -> str | None:
         """The name of a tensor, or of one that lies in the same memory; None if it has none."""
-        memory = memory_of(tensor)
-        return next((name for name, held in self._every() if memory_of(held) == memory), None)
+        place, memory = place_of(tensor), memory_of(tensor)
+        near = [(name, held) for name, held in self._every() if memory_of(held) == memory]
+        same = (name for name, held in near if place_of(held) == place)
+        around = (name for name, held in near if _holds(held, tensor))
+        return next(same, None) or next(around, None)
 
     def is_parameter(self, name: str | None) -> bool:
         """Whether a name is that of a parameter."""
@@ -44,6 +47,10 @@ class Names:
     def is_buffer(self, name: str | None) -> bool:
         """Whether a name is that of a buffer."""
         return name in self._held[1]
+
+    def has_parameter_of(self, shape: torch.Size) -> bool:
+        """Whether a parameter has this shape."""
+        return any(parameter.shape == shape for parameter in self._held[0].values())
 
     def _every(self) -> Iterator[tuple[str, Tensor]]:
         for held in self._held:
@@ -57,6 +64,16 @@ class Names:
                 yield from ((f"state:{key}", t) for key, t in state.items() if isinstance(t, Tensor))
 
 
+def _holds(held: Tensor, part: Tensor) -> bool:
+    """Whether the first number of a tensor in the same memory is one of `held`, as in no other column."""
+    if held.layout is not torch.strided or part.layout is not torch.strided:
+        return True
+    rest = part.storage_offset() * part.element_size() // held.element_size() - held.storage_offset()
+    for stride, size in sorted(zip(held.stride(), held.shape, strict=True), reverse=True):
+        rest -= stride * max(0, min(rest // stride, size - 1)) if stride else 0
+    return bool(rest == 0)
+
+
 def memory_of(tensor: Tensor) -> int:
     """Address of the memory that a tensor is a view of."""
     if tensor.layout is not torch.strided:
@@ -68,5 +85,4 @@ def place_of(tensor: Tensor) -> Place:
     """Which numbers in memory a tensor is."""
     if tensor.layout is not torch.strided:
         return id(tensor), 0, tuple(tensor.shape), (), tensor.dtype
-    offset = int(tensor.storage_offset())
-    return memory_of(tensor), offset, tuple(tensor.shape), tensor.stride(), tensor.dtype
+    return memory_of(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype

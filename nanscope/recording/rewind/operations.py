@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanscope.recording.rewind.names import TARGET, Names, Place, memory_of, place_of
+from nanscope.recording.rewind.names import INPUT, TARGET, Names, Place, memory_of, place_of
 from nanscope.recording.rewind.operands import counts, is_finite
 from nanscope.recording.rewind.surroundings import Scene, Surroundings
 
@@ -52,7 +52,10 @@ VIEWS = frozenset(
         "narrow",
     ]
 )
-EMPTY = frozenset(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize"])
+EMPTY = frozenset(
+    ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted", "resize"]
+)
+GIVEN = "given"  # what the user's code hands to autograd without an operation
 # what writes a number that the program names: an infinity there is meant
 CONSTANT = frozenset(
     [
@@ -120,13 +123,13 @@ class Seen:
 
     def around(self) -> Surroundings:
         """Where it happens."""
-        return self.scene.look()
+        return self.scene.look(self.operation.phase)
 
 
 Look = Callable[[Seen], Any]
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operations of a step, in order.
 
     Args:
@@ -164,50 +167,46 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
     ) -> Any:
         kwargs = kwargs or {}
         seen = self._begin(func, args, kwargs)
-        wanted = self._wanted is not None and seen.operation.index in self._wanted
-        if wanted and self._before is not None:
-            self._before(seen)
+        self._show(seen, self._before)
         result = func(*args, **kwargs)
         seen.written = list({id(t): t for t in (*_floats(result), *_written(func, args, kwargs))}.values())
         self._end(seen)
-        if wanted and self._after is not None:
-            self._after(seen)
+        self._show(seen, self._after)
         return result
-
-    def notice(self, tensor: Tensor) -> None:
-        """An output of a module: made by no operation that was seen if a user's function left torch."""
-        node = tensor.grad_fn
-        name = "" if node is None else node.name().removesuffix("Backward")
-        if not hasattr(node, "_forward_cls") or not self._came_from_outside(tensor):
-            return
-        with _disable_current_modes():
-            around = replace(self._scene.look(), custom=name)
-            operation = Operation(len(self.made), name, (), around=around, phase=self._scene.phase)
-            self._end(Seen(operation, [], {}, self._scene, [tensor]))
-        self.made.append(operation)
-        if self._wanted is not None and operation.index in self._wanted and self._after is not None:
-            with _disable_current_modes():
-                self._after(Seen(operation, [], {}, self._scene, [tensor]))
-
-    def _came_from_outside(self, tensor: Tensor) -> bool:
-        maker = self.maker(tensor)
-        while maker is not None and self.made[maker].name in VIEWS and self.made[maker].sources:
-            if self.made[maker].sources[0] in (None, maker):
-                return True
-            maker = self.made[maker].sources[0]
-        return maker is None
 
     def maker(self, tensor: Tensor) -> int | None:
         """Number of the operation that made a tensor, None if it came from outside."""
-        found = self._writers.get(place_of(tensor))
-        return self._last_writers.get(memory_of(tensor)) if found is None else found
+        found, last = self._writers.get(place_of(tensor)), self._last_writers.get(memory_of(tensor))
+        if found is None or last is None:
+            return last if found is None else found
+        # what was written since, through a view or under one, broke it
+        return last if last > found and self.made[last].broken and not self.made[found].broken else found
+
+    def see_given(self, tensor: Tensor) -> None:
+        """The user's code hands a tensor to autograd; one that no operation made counts as made there."""
+        maker = self.maker(tensor)
+        is_known = (maker is not None and self.made[maker].broken) or self._names.of(tensor) is not None
+        if is_known or is_finite(tensor):
+            return
+        operation = Operation(len(self.made), GIVEN, (), phase=self._scene.phase(differentiable=True))
+        self.made.append(operation)
+        self._held.append(tensor)
+        self._note_node(operation)
+        seen = Seen(operation, [], {}, self._scene, [tensor])
+        self._end(seen)
+        self._show(seen, self._before)
+        self._show(seen, self._after)
+
+    def _show(self, seen: Seen, look: Look | None) -> None:
+        if look is not None and self._wanted is not None and seen.operation.index in self._wanted:
+            look(seen)
 
     def _begin(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
         read, scalars = _arguments(func, args, kwargs)
         name = canonical(func)
-        operation = Operation(
-            len(self.made), name, tuple([self.maker(t) for _, t in read]), phase=self._scene.phase
-        )
+        differentiable = torch.is_grad_enabled() and any(t.requires_grad for _, t in read)
+        phase = self._scene.phase(differentiable=differentiable)
+        operation = Operation(len(self.made), name, tuple([self.maker(t) for _, t in read]), phase=phase)
         self.made.append(operation)
         operation.bad_sources = (
             tuple([(i, self.maker(t)) for i, (_, t) in enumerate(read) if self._is_bad(t)])
@@ -223,8 +222,21 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
         return Seen(operation, read, scalars, self._scene)
 
     def _is_meant(self, tensor: Tensor) -> bool:
-        """Whether a broken tensor from outside is a mask: infinities alone, and nobody's state or data."""
-        return self._names.of(tensor) in (None, TARGET) and not bool(torch.isnan(tensor).any())
+        """Whether a broken tensor from outside is a mask: infinities alone, and nobody's state or data.
+
+        One that is a buffer or goes into the model is 0 where it is not -inf.
+        """
+        name = self._names.of(tensor)
+        if bool(torch.isnan(tensor).any()):
+            return False
+        if name == INPUT or self._names.is_buffer(name):
+            return bool(((tensor == 0) | (tensor == -math.inf)).all())
+        return name in (None, TARGET)
+
+    def _is_made(self, tensor: Tensor) -> bool:
+        """Whether somebody wrote its numbers: those of fresh memory are of no meaning."""
+        maker = self.maker(tensor)
+        return maker is None or self.made[maker].name not in EMPTY
 
     def _note_node(self, operation: Operation) -> None:
         """Which forward operation a node of the backward pass belongs to: they count alike."""
@@ -247,11 +259,14 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
             return
         operation.broken = tuple([i for i, tensor in enumerate(seen.written) if not is_finite(tensor)])
         if operation.broken:
-            operation.around = operation.around or self._scene.look()
+            operation.around = self._scene.look(operation.phase)
             operation.counts = counts(seen.written[operation.broken[0]])
             self._suspicious |= {memory_of(seen.written[i]) for i in operation.broken}
 
     def _is_bad(self, tensor: Tensor) -> bool:
+        return self._is_broken(tensor) and self._is_made(tensor)
+
+    def _is_broken(self, tensor: Tensor) -> bool:
         memory = memory_of(tensor)
         if memory in self._suspicious:
             return not is_finite(tensor)

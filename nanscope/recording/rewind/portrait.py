@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanscope.recording.rewind.chains import Start
-from nanscope.recording.rewind.names import INPUT, Names
+from nanscope.recording.rewind.names import INPUT, TARGET, Names
 from nanscope.recording.rewind.operands import describe, elements, number, reduced, result_of
 from nanscope.recording.rewind.operations import VIEWS, Operation, Seen
 from nanscope.recording.rewind.surroundings import Surroundings
@@ -42,6 +42,7 @@ class Portrait:
         self._arounds: dict[int, Surroundings] = {}
         self._operands: list[Tensor | None] = []
         self._result: Data = {}
+        self._of_outside: Data = {}
         roots = [start.index] + ([self._birth.forward] if self._birth.forward is not None else [])
         self.wanted = frozenset(number for root in roots for number in self._cone(root, DEEPEST))
 
@@ -54,6 +55,7 @@ class Portrait:
             "scalars": {name: _plain(value) for name, value in seen.scalars.items()},
         }
         if index == self._start.index:
+            self._outside_samples(seen.read)
             self._operands = [t.detach().clone() if t.numel() <= LARGEST else None for _, t in read]
 
     def after(self, seen: Seen) -> None:
@@ -86,6 +88,7 @@ class Portrait:
         data = (
             told
             | self._result
+            | self._of_outside
             | {
                 "phase": birth.phase,
                 "node": birth.node or None,
@@ -181,9 +184,20 @@ class Portrait:
         longest = max(map(len, groups.values()))
         return [(role, ts[first % len(ts)] if len(ts) == longest else ts[0]) for role, ts in groups.items()]
 
+    def _outside_samples(self, read: Sequence[tuple[str, Tensor]]) -> None:
+        """Rows of what came broken from outside, if that is the batch."""
+        outside = self._start.outside
+        if outside is not None and outside < len(read):
+            tensor = read[outside][1]
+            if self._names.of(tensor) in (INPUT, TARGET):
+                self._of_outside = {"samples": self._samples(tensor)}
+
     def _samples(self, result: Tensor) -> list[int]:
         """Rows of the batch that hold something non-finite, where the result has such rows."""
         if not result.dim() or result.shape[0] != self._rows or self._rows < 2:
+            return []
+        late = self._birth.phase in ("backward", "update")
+        if self._birth.phase == "update" or (late and self._names.has_parameter_of(result.shape)):
             return []
         bad = ~torch.isfinite(result.detach()).reshape(self._rows, -1).all(dim=1)
         return torch.nonzero(bad).flatten().tolist()[:MOST_ROWS]

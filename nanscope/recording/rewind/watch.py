@@ -61,6 +61,11 @@ class _Course:
                     self.loss_is_finite = False
                     self.end_at(root)
 
+    def see_gradient(self, roots: Sequence[Tensor]) -> None:
+        """A gradient is asked for, which may or may not become part of the loss."""
+        with _disable_current_modes():
+            self.loss_is_finite &= all(map(is_finite, roots))
+
     def end_at(self, tensor: Tensor) -> None:
         """A broken tensor does harm."""
         maker = self.operations.maker(tensor)
@@ -97,10 +102,12 @@ def watch(
         Exception: what the step raised, if nothing was born before.
     """
     names = Names(model, optimizers, inputs, targets)
-    course = _followed(step, Scene(model, given), names, model, optimizers, is_open=is_open)
+    course = _followed(step, Scene(model, given), names, model, optimizers)
     made = course.operations.made
     chains = Chains(made, loss_is_finite=course.loss_is_finite)
     start = chains.start_of(course.ends)
+    if start is None and (course.error is not None or is_open):
+        start = chains.birth_of(_last_seen(made))
     if start is None:
         if course.error is not None:
             raise course.error
@@ -109,23 +116,18 @@ def watch(
     portrait = Portrait(made, start, names, rows)
     scene = Scene(model, given)
     second = Operations(scene, names, wanted=portrait.wanted, before=portrait.before, after=portrait.after)
-    scene.on_output = second.notice
+    scene.on_given = second.see_given
     with suppress(Exception), scene.watched(), second:  # the step itself may fail after the birth
         step()
     return Birth(portrait.data() | _what_followed(chains, start, made))
 
 
 def _followed(
-    step: Callable[[], object],
-    scene: Scene,
-    names: Names,
-    model: nn.Module,
-    optimizers: Sequence[Optimizer],
-    *,
-    is_open: bool,
+    step: Callable[[], object], scene: Scene, names: Names, model: nn.Module, optimizers: Sequence[Optimizer]
 ) -> _Course:
     course = _Course(Operations(scene, names))
-    scene.on_backward, scene.on_output = course.see_roots, course.operations.notice
+    scene.on_backward, scene.on_gradient = course.see_roots, course.see_gradient
+    scene.on_given = course.operations.see_given
     try:
         with scene.watched(), course.operations:
             step()
@@ -134,10 +136,15 @@ def _followed(
     for tensor in _harmed(model, optimizers):
         if not is_finite(tensor):
             course.end_at(tensor)
-    if not course.ends and (course.error is not None or is_open):
-        broken = [operation.index for operation in course.operations.made if operation.broken]
-        course.ends |= set(broken[-1:])  # nothing came of it any more
     return course
+
+
+def _last_seen(made: Sequence[Operation]) -> set[int]:
+    """What the program last had in hand that was broken, when it gave up."""
+    last = next((o for o in reversed(made) if o.broken or o.bad_sources), None)
+    if last is None or last.broken:
+        return set() if last is None else {last.index}
+    return {source for _, source in last.bad_sources if source is not None}
 
 
 def _harmed(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:

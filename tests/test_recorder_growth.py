@@ -122,7 +122,7 @@ def test_trouble_before_the_change_is_not_forgotten(tmp_path: Path) -> None:
         assert recorder.trouble.step == 1
     origin = nanscope.diagnose(tmp_path / "run.h5").origin
     assert origin is not None
-    assert origin.step == 0  # "the weights after its update" were found poisoned in step 1
+    assert (origin.step, origin.op) == (1, "parameter")  # it was written between the steps 0 and 1
 
 
 def test_other_models_are_none_of_its_business(tmp_path: Path) -> None:

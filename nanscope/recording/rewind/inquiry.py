@@ -18,6 +18,7 @@ from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
 MOST_ROWS = 64
+ALIKE = 1e-3  # relative difference of two losses of the same step
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
 
@@ -66,6 +67,8 @@ class Inquiry:
             before = State(self._model, self._optimizers)
             clear_gradients(self._model, self._optimizers)
             loss = Rerun(self._model).execute(program)
+            if _is_other(loss, program.loss):
+                return self._differs(f"the loss of step {program.number}: {program.loss} live, {loss} again")
             if program.is_open or is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
                 return self.of_step(program, before, None)
         return self._differs(f"steps {snapshot.number} to {self._noticed} were finite when executed again")
@@ -192,6 +195,13 @@ def _is_overflow(data: dict[str, Any]) -> bool:
         not operand["nan"] and not operand["inf"] and operand["abs_max"] != 0 for operand in operands
     )
     return finite and not result.get("nan") and not any(operand["zeros"] for operand in operands)
+
+
+def _is_other(again: float, live: float | None) -> bool:
+    """Whether a loss came out otherwise, by more than the order of additions explains."""
+    if live is None or not (math.isfinite(live) and math.isfinite(again)):
+        return live is not None and math.isfinite(live) != math.isfinite(again)
+    return abs(again - live) > ALIKE * max(abs(live), abs(again), 1e-6)
 
 
 def _plain(value: Any) -> Any:

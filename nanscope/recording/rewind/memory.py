@@ -56,6 +56,7 @@ class Memory:
         self._modules = list(self._model.modules())
         self._parameters = list(self._model.parameters())
         self._flags: list[bool] = []
+        self._graded: list[bool] = []
         self._versions: list[int] | None = None
         self._state_versions: dict[int, list[int]] = {}
         self._pokes = 0
@@ -69,6 +70,10 @@ class Memory:
         if flags != self._flags:
             self._flags = flags
         program.training = self._flags
+        graded = [parameter.requires_grad for parameter in self._parameters]
+        if graded != self._graded:
+            self._graded = graded
+        program.graded = self._graded
         self._note_pokes(program)
         now = time.perf_counter()
         if self._too_large or not self._ready:

@@ -54,6 +54,8 @@ class Rerun:
         self.loss = 0.0
         for module, training in zip(self.model.modules(), program.training, strict=False):
             module.training = training
+        for parameter, graded in zip(self.model.parameters(), program.graded, strict=False):
+            parameter.requires_grad_(graded)
         with ExitStack() as around:
             around.enter_context(torch.enable_grad())
             inner = around.enter_context(ExitStack())

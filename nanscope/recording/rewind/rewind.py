@@ -146,6 +146,8 @@ class Rewinder:
             loss: as it is known now.
             suspect: whether something may not be finite.
         """
+        if self._program is not None and loss is not None:
+            self._program.loss = loss + (self._program.loss or 0.0)
         program = self._program if suspect else None
         if self.done or program is None or not is_harmed(loss, self._model, self._optimizers):
             return

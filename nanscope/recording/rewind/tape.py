@@ -102,6 +102,8 @@ class Program:
         fixed: tensors from outside of the step, with the count of writes into each.
         rows: samples that went in.
         training: of every module of the model, in order, whether it was in training.
+        graded: of every parameter of the model, whether it required a gradient.
+        loss: the sum of the losses, as far as they are known.
         is_open: whether it was left before its update.
         sealed: whether the events hold nothing that the step made.
     """
@@ -111,6 +113,8 @@ class Program:
     fixed: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     rows: int = 0
     training: Sequence[bool] = ()
+    graded: Sequence[bool] = ()
+    loss: float | None = None
     is_open: bool = False
     sealed: bool = False
     bytes: int = 0

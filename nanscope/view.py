@@ -122,7 +122,7 @@ def build_view(run: Run, diagnosis: Diagnosis) -> View:
 def _headline(run: Run, diagnosis: Diagnosis) -> str:
     if diagnosis.origin:
         origin = diagnosis.origin
-        place = str(origin.site or origin.module or origin.phase)
+        place = str((origin.op is None and origin.site) or origin.module or origin.phase)
         place = "" if place == origin.phase else f", {place}"
         return f"at step {origin.step}{_epoch(run, origin.step)}, {origin.phase}{place}"
     worst = max(diagnosis.findings, key=lambda finding: (finding.severity, -finding.step), default=None)

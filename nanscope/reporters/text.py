@@ -76,14 +76,14 @@ def _operation(page: Page, origin: Origin) -> None:
     page.block("  ", f"{origin.op}{place}", STRONG)
     for operand in origin.operands:
         told = f"{list(operand.shape)} {operand.dtype}, largest {number(operand.abs_max)}"
-        extra = {"nan": operand.nan, "inf": operand.inf, "zeros": operand.zeros}
+        extra = {"NaN": operand.nan, "inf": operand.inf, "zero": operand.zeros}
         told += "".join(f", {count(many)} {word}" for word, many in extra.items() if many)
         page.block(f"    {fit(page.words(operand.role), 10)} ", told)
     if origin.result:
         result = origin.result
         made = f"{list(result.shape)} {result.dtype}: {count(result.nan)} nan, {count(result.posinf)} inf, "
         page.block(f"    {'result':<10} ", f"{made}{count(result.neginf)} -inf")
-    if origin.element:
+    if origin.element and origin.element.operands:
         values = ", ".join(number(value) for value in origin.element.operands)
         page.block(f"    {'element':<10} ", f"{list(origin.element.index)} from {values}")
     if origin.samples:

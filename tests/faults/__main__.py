@@ -32,7 +32,7 @@ def run_all(programs: Sequence[Fault], console: Console) -> list[Result]:
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         steps = track(programs, "training and diagnosing", console=console, transient=True)
-        return [(each, judged(each, folder / f"{each.name}.h5")) for each in steps]
+        return [(each, judged(each, folder / f"{each.name}.h5", verify=True)) for each in steps]
     finally:
         shutil.rmtree(folder)
 

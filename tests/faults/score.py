@@ -51,23 +51,26 @@ ASKED = tuple(each.name for each in fields(Score))[:8]
 """What a diagnosis is asked about a fault."""
 
 
-def train(fault: Fault, path: Path) -> float:
-    """Train it under the recorder; the seconds it took."""
+def train(fault: Fault, path: Path, *, verify: bool = False) -> float:
+    """Train it under the recorder; the seconds it took, which trying remedies adds to."""
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own about the program: its fault is not a secret to torch
-        fault.program(lambda model, optimizer=None: nanscope.record(model, optimizer, path))
+        fault.program(
+            lambda model, optimizer=None: nanscope.record(model, optimizer, path, verify_remedies=verify)
+        )
     return time.perf_counter() - began
 
 
-def judged(fault: Fault, path: Path) -> Score:
+def judged(fault: Fault, path: Path, *, verify: bool = False) -> Score:
     """Train the program, diagnose the run file, and compare.
 
     Args:
         fault: a program.
         path: where the run file is to be; must not exist.
+        verify: whether remedies are tried.
     """
-    seconds = train(fault, path)
+    seconds = train(fault, path, verify=verify)
     try:
         diagnosis = nanscope.diagnose(path)
     except NanscopeError as error:

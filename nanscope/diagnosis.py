@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
 from nanscope.detectors import detect
-from nanscope.evidence.origin import as_origin, origin_of
+from nanscope.evidence.origin import as_origin, ended_by, origin_of
 from nanscope.kept import hidden_nonfinite, kept_rows
 from nanscope.reasons import causes
 from nanscope.run import Run
@@ -61,7 +61,7 @@ def _no_cause(verdict: Verdict, found: tuple[Cause, ...]) -> tuple[str, ...]:
 
 
 def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
-    if _named(findings, "NS101") or origin_of(run) is not None:
+    if _named(findings, "NS101") or ended_by(origin_of(run), run):
         return Verdict.DIVERGED
     if _collapse(findings):
         return Verdict.COLLAPSED
@@ -83,7 +83,8 @@ def _collapse(findings: tuple[Finding, ...]) -> Finding | None:
 
 
 def _origin(run: Run, findings: tuple[Finding, ...]) -> Origin | None:
-    birth, facts = _named(findings, "NS101"), origin_of(run)
+    birth = _named(findings, "NS101")
+    facts = origin_of(run)
     watched = None if facts is None else as_origin(facts, birth.site if birth else None)
     if watched is not None:
         return watched
@@ -143,7 +144,7 @@ def _diverged(run: Run, findings: tuple[Finding, ...], found: tuple[Cause, ...])
 
 def _born(origin: Origin) -> str:
     """The operation and its place in the user's code."""
-    place = f" at {origin.location.file}:{origin.location.line}" if origin.location else ""
+    place = f" at {origin.location}" if origin.location else ""
     module = f" of {origin.module}" if origin.module else ""
     if origin.phase is Phase.DATA:
         return f"the batch of step {origin.step} already held a non-finite value"

@@ -31,7 +31,8 @@ _Named = tuple[str, str, tuple[str, ...]]
 def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
     """The supported causes, most direct first; empty where the rows support none."""
     by_rule = {finding.rule: finding for finding in reversed(findings)}
-    birth, facts = by_rule.get("NS101"), origin_of(run)
+    birth = by_rule.get("NS101")
+    facts = origin_of(run)
     named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule.get("NS301")))
     if facts is not None:
         return _ranked(_merged(facts, claims(facts), [Claim(*each) for each in named]))

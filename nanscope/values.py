@@ -7,9 +7,11 @@ stage before it and returns its own; none is changed after it was made.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any
 
 DIAGNOSIS_SCHEMA = 1
@@ -118,6 +120,12 @@ class Location:
     file: str
     line: int
     function: str
+
+    def __str__(self) -> str:
+        """File and line, as short as it can be found from here: below the current folder, or as imported."""
+        below = str(Path.cwd()) + os.sep
+        file = self.file.removeprefix(below).rpartition(f"site-packages{os.sep}")[2]
+        return f"{file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,13 @@ def origin_of(run: Run) -> Facts | None:
     return None if event is None else Facts(event)
 
 
+def ended_by(facts: Facts | None, run: Run) -> bool:
+    """Whether the run ended where the watched operation was noticed: it did not recover."""
+    return facts is not None and not as_number(facts.data.get("noticed")) < (
+        run.steps[-1] if len(run) else -1
+    )
+
+
 def as_origin(facts: Facts, site: Site | None) -> Origin | None:
     """The value; `site` is what the rows say. None where the event makes no sense."""
     step, phase = facts.data.get("step"), facts.phase

@@ -72,7 +72,7 @@ def _link(page: Page, link: Link, origin: Origin | None, digits: int) -> None:
 def _operation(page: Page, origin: Origin) -> None:
     place = ""
     if origin.location:
-        place = f" at {origin.location.file}:{origin.location.line} in {origin.location.function}"
+        place = f" at {origin.location} in {origin.location.function}"
     page.block("  ", f"{origin.op}{place}", STRONG)
     for operand in origin.operands:
         told = f"{list(operand.shape)} {operand.dtype}, largest {number(operand.abs_max)}"

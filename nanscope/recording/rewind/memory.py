@@ -63,6 +63,11 @@ class Memory:
         self._draws = False
         self._forget(1 << 62)
 
+    def pause(self) -> None:
+        """Steps follow that nobody tells of."""
+        self._versions, self._next = None, 0.0
+        self._state_versions.clear()
+
     def begin(self, program: Program) -> None:
         """A step begins: nothing has run in it."""
         self._note_buffers(program.number)
@@ -155,8 +160,8 @@ class Memory:
         """What somebody wrote into parameters since the last update."""
         if self._versions is None or self._versions == [p._version for p in self._parameters]:
             return
-        self.is_poked = True
         self._pokes += 1
+        self.is_poked = self._pokes > 1
         if self._pokes <= MOST_POKES:
             program.events.append(Event(None, (), {}, poked=_copies(self._parameters, self._versions)))
 

@@ -82,6 +82,7 @@ class Rewinder:
         """Be told no more."""
         calls.unwatch(self._watchers)
         self._listener.turn_off()
+        self._memory.pause()
 
     # -- what happens in a step -----------------------------------------------------------------------
 

@@ -156,7 +156,8 @@ def _sharpness(run: Run) -> Iterator[str]:
         sharp, limit, lr = (as_number(event.get(key)) for key in ("sharpness", "threshold", "lr"))
         if not math.isfinite(sharp * limit * lr):
             return
-        text = f"the sharpness of the loss on the batch of step {event['step']} was {number(sharp)}; at lr {lr:g}"
+        where = f"the sharpness of the loss on the batch of step {event['step']}"
+        text = f"{where} was {number(sharp)}; at lr {lr:g}"
         if sharp > limit:
             yield f"{text} anything above {number(limit)} overshoots: this is the proof"
         else:

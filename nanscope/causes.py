@@ -231,7 +231,7 @@ _ENTRIES = (
         "follows from it.",
         ("a non-finite model input", "parameters that were finite before"),
         ("finite inputs in the step",),
-        ("check-inputs",),
+        ("check-inputs", "skip-sample"),
     ),
     Entry(
         "bad-target",
@@ -266,7 +266,7 @@ _ENTRIES = (
         "divided by zero (eps of 0, a corrupt optimizer state).",
         ("finite gradients in the step", "finite weights before the update", "non-finite weights after it"),
         ("a non-finite gradient in the step",),
-        ("check-optimizer", "lower-learning-rate", "clip-gradients"),
+        ("check-optimizer", "larger-eps", "lower-learning-rate", "clip-gradients"),
     ),
     Entry(
         "bad-learning-rate",

@@ -195,7 +195,7 @@ def test_operation_level_origin_is_shown() -> None:
     )
     text = shown((run, replace(diagnosis, origin=origin)))
     assert "addmm at model.py:14 in forward" in text
-    assert "[1, 1024] float32, largest 1.4e26, 512 zeros" in text
+    assert "[1, 1024] float32, largest 1.4e26, 512 zero" in text
     assert "[1, 10] float32: 0 nan, 5 inf, 3 -inf" in text
     assert "[0, 3] from 1.4e26, 1.5e27" in text
 

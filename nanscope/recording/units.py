@@ -9,7 +9,7 @@ from torch import Tensor
 
 # A unit that is active for one sample in a hundred is silent through this many with probability 4e-5.
 SAMPLES = 1_000
-REST = 3_000  # samples between two windows: a dead unit stays dead, and looking at all of them takes time
+REST = 3_000  # samples between two windows, fewer at first: a dead unit stays dead, and looking takes time
 
 
 class Units:
@@ -18,6 +18,7 @@ class Units:
     def __init__(self) -> None:
         self._largest: dict[int, Tensor] = {}
         self._samples = 0
+        self._rest = SAMPLES
 
     @property
     def awake(self) -> bool:
@@ -40,5 +41,5 @@ class Units:
             return {}
         dead = {place: float((largest == 0).float().mean()) for place, largest in self._largest.items()}
         self._largest = {}
-        self._samples = -REST
+        self._samples, self._rest = -self._rest, REST
         return dead

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanscope.recording.rewind.culprit import culprit
-from nanscope.recording.rewind.keeper import State, held
+from nanscope.recording.rewind.keeper import State, held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
@@ -47,16 +47,24 @@ class Inquiry:
 
     Args:
         keep: called with the bad step while everything is as it was before it.
+        meant: ids of the buffers that are infinite by design.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], noticed: int, keep: Keep) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        noticed: int,
+        keep: Keep,
+        meant: Collection[int] = (),
+    ) -> None:
         self._model, self._optimizers, self._noticed = model, optimizers, noticed
-        self._keep = keep
+        self._keep, self._meant = keep, frozenset(meant)
         self._began = time.perf_counter()
 
     def of_steps(self, programs: Sequence[Program], snapshots: Sequence[Snapshot]) -> Answer:
         """Execute the steps since the last sound snapshot, up to the first that breaks, and watch that."""
-        snapshot = next((s for s in reversed(snapshots) if s.state.is_finite()), None)
+        snapshot = next((s for s in reversed(snapshots) if s.state.nonfinite() <= self._meant), None)
         if snapshot is None:
             return self._none("no sound state before the step was kept")
         snapshot.state.put()
@@ -134,7 +142,7 @@ class Inquiry:
         return attempt
 
     def _is_sound(self) -> bool:
-        return all(map(is_finite, held(self._model, self._optimizers)))
+        return nonfinite((id(t), t) for t in held(self._model, self._optimizers)) <= self._meant
 
     def _about(self, program: Program) -> dict[str, Any]:
         """What is known of the step beside the birth."""

@@ -8,9 +8,10 @@ and optimizers that hold a tensor hold it still.
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -95,6 +96,10 @@ class State:
         self.settings = [[_settings(group) for group in o.param_groups] for o in optimizers]
         self.generators = generators()
 
+    def nonfinite(self) -> set[int]:
+        """Which parameters and buffers, by id, held a NaN or an infinity."""
+        return nonfinite(zip(map(id, self.tensors), self.copies, strict=True))
+
     def add(self, optimizer: Optimizer) -> None:
         """An optimizer that was not known: it has not stepped since, so it is as it was."""
         self.optimizers = [*self.optimizers, optimizer]
@@ -116,11 +121,6 @@ class State:
         """Memory that the copies take."""
         states = [v for o in self.kept for s in o.values() for v in s.values() if isinstance(v, _Kept)]
         return sum(t.nbytes for t in self.copies) + sum(v.tensor.nbytes for v in states)
-
-    @torch.no_grad()
-    def is_finite(self) -> bool:
-        """Whether parameters and buffers were sound."""
-        return all(bool(torch.isfinite(t).all()) for t in self.copies if t.is_floating_point())
 
     @torch.no_grad()
     def put(self) -> None:
@@ -181,6 +181,22 @@ def held(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         and not t.is_meta
         and (t.is_leaf or not t.requires_grad)
     ]
+
+
+@torch.no_grad()
+def nonfinite(tensors: Iterable[tuple[int, Tensor]]) -> set[int]:
+    """Which of the tensors, by the numbers that come with them, hold a NaN or an infinity."""
+    floats = [(number, t) for number, t in tensors if t.is_floating_point() and t.numel()]
+    peaks = [torch.linalg.vector_norm(t, torch.inf).item() for _, t in floats]  # one pass, and no mask
+    return {number for (number, _), peak in zip(floats, peaks, strict=True) if not math.isfinite(peak)}
+
+
+@torch.no_grad()
+def meant_infinities(model: nn.Module) -> set[int]:
+    """Ids of the buffers that hold infinities before anything has run, such as an attention mask."""
+    buffers = {id(buffer): buffer for buffer in model.buffers() if not is_lazy(buffer)}
+    infinite = nonfinite(buffers.items())
+    return {number for number in infinite if not bool(torch.isnan(buffers[number]).any())}
 
 
 def _refill(live: dict[str, Any], before: dict[str, Any]) -> None:

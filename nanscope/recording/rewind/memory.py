@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from nanscope.recording.rewind.inquiry import Snapshot
-from nanscope.recording.rewind.keeper import Slot, State, slots_of
+from nanscope.recording.rewind.keeper import Slot, State, meant_infinities, slots_of
 from nanscope.recording.rewind.tape import Context, Event, Program, StatePlace
 
 STATE_BYTES = 256 << 20  # of the snapshots
@@ -33,6 +33,7 @@ class Memory:
     Attributes:
         programs: the steps since the older snapshot.
         snapshots: states before steps, oldest first.
+        meant: ids of the buffers that are infinite by design.
         is_poked: whether somebody writes into parameters between the steps.
     """
 
@@ -48,6 +49,7 @@ class Memory:
 
     def renew(self) -> None:
         """The model has other tensors than it had: what was kept of them is of no use."""
+        self.meant: set[int] = set()
         self._ready = False  # whether all tensors of the model are known
         self.snapshots, self._next = [], 0.0
         self._slots: list[Slot] = []
@@ -83,7 +85,7 @@ class Memory:
         now = time.perf_counter()
         if self._too_large or not self._ready:
             return
-        if now >= self._next or self._bytes > BATCH_BYTES // 2 or len(self.programs) > MOST_STEPS:
+        if now >= self._next or self._is_full():
             self._take_snapshot(program.number)
             took = time.perf_counter() - now
             self._next = now + took * (1 + SHARE)
@@ -137,6 +139,10 @@ class Memory:
         if not self._draws and context.others is not None:
             self._draws = repr(context.others) != repr(_others())
 
+    def is_sound(self, state: State) -> bool:
+        """Whether nothing in it is bad but what was infinite from the first."""
+        return state.nonfinite() <= self.meant
+
     def clear(self) -> None:
         """Keep nothing more."""
         self.programs.clear()
@@ -145,6 +151,8 @@ class Memory:
     def _note_buffers(self, number: int) -> None:
         if not self._ready or number < TRIED:  # a module may make its buffers when it is first called
             self._ready = not any(map(is_lazy, self._model.parameters()))
+            if not self._slots:
+                self.meant = meant_infinities(self._model)
             self._slots = slots_of(self._model)
             self._buffers = []
         now = [slot.held.get(slot.name) for slot in self._slots]
@@ -167,9 +175,9 @@ class Memory:
 
     def _take_snapshot(self, number: int) -> None:
         if len(self.snapshots) == MOST_SNAPSHOTS:
-            oldest = self.snapshots.pop(0)
-            oldest.state.renew(self._model, self._optimizers)
-            self.snapshots.append(Snapshot(number, oldest.state))
+            spare = self.snapshots.pop(self._is_poisoned() and not self._is_full())
+            spare.state.renew(self._model, self._optimizers)
+            self.snapshots.append(Snapshot(number, spare.state))
         else:
             self.snapshots.append(Snapshot(number, State(self._model, self._optimizers)))
         size = self.snapshots[-1].state.bytes
@@ -178,6 +186,14 @@ class Memory:
         elif len(self.snapshots) * size > STATE_BYTES:
             del self.snapshots[0]
         self._forget(self.snapshots[0].number if self.snapshots else number)
+
+    def _is_poisoned(self) -> bool:
+        """Whether the older snapshot alone leads back to before a value turned non-finite."""
+        older, newer = (snapshot.state.nonfinite() for snapshot in self.snapshots)
+        return not newer <= older
+
+    def _is_full(self) -> bool:
+        return self._bytes > BATCH_BYTES // 2 or len(self.programs) > MOST_STEPS
 
     def _forget(self, before: int) -> None:
         while self.programs and self.programs[0].number < before:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from nanscope.recording.rewind.inquiry import Snapshot, clear_gradients, is_finite, is_harmed
-from nanscope.recording.rewind.keeper import held
+from nanscope.recording.rewind.inquiry import Snapshot, clear_gradients, is_harmed
+from nanscope.recording.rewind.keeper import held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.rewrites import rewrite_of
 from nanscope.recording.rewind.tape import Program
@@ -62,6 +62,7 @@ class Trial:
         self._model, self._optimizers = model, optimizers
         self._snapshot = snapshot
         self._programs = [program for program in programs if program.number >= snapshot.number]
+        self._meant = snapshot.state.nonfinite()
         self._grew = False
         self._until = time.monotonic() + SECONDS
 
@@ -104,7 +105,8 @@ class Trial:
             except Exception:  # noqa: BLE001 - a change that the step cannot be executed with
                 loss = math.nan
             harmed = is_harmed(loss, self._model, self._optimizers)
-            if harmed or not all(map(is_finite, held(self._model, self._optimizers))):
+            tensors = held(self._model, self._optimizers)
+            if harmed or nonfinite((id(t), t) for t in tensors) - self._meant:
                 return [*losses, math.nan]
             losses.append(loss)
         return losses

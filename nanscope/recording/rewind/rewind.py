@@ -226,7 +226,7 @@ class Rewinder:
         def ask() -> Answer:
             program.seal()
             state = memory.before()
-            if state.is_finite() or not any(snapshot.state.is_finite() for snapshot in memory.snapshots):
+            if memory.is_sound(state) or not any(memory.is_sound(s.state) for s in memory.snapshots):
                 return inquiry.of_step(program, state, loss)
             return inquiry.of_steps([*memory.programs, program], memory.snapshots)
 
@@ -253,7 +253,7 @@ class Rewinder:
         """How sharp the loss was before, and what would have helped."""
         steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
         steps = [program for program in steps if program.number <= origin.step and not program.lacks]
-        snapshot = next((s for s in self._memory.snapshots if s.state.is_finite()), None)
+        snapshot = next((s for s in self._memory.snapshots if self._memory.is_sound(s.state)), None)
         if snapshot is None or not steps or not any(p.number >= snapshot.number for p in steps):
             return
         further = Further(self._model, self._optimizers, snapshot, steps)
@@ -263,7 +263,7 @@ class Rewinder:
             self._tell("remedies", origin.step, **fields)
 
     def _inquiry(self, noticed: int) -> Inquiry:
-        return Inquiry(self._model, self._optimizers, noticed, self._keep)
+        return Inquiry(self._model, self._optimizers, noticed, self._keep, self._memory.meant)
 
 
 def _copied(value: Any) -> Any:

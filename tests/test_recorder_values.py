@@ -269,6 +269,22 @@ def test_dead_units_are_those_silent_for_a_thousand_samples(tmp_path: Path) -> N
     assert dead[~is_missing(dead)].tolist() == [pytest.approx(5 / 16)]
 
 
+def test_dead_units_are_told_of_a_step_whose_weights_are_measured(tmp_path: Path) -> None:
+    """Two windows are full within the first steps, in which the weights are looked at as well."""
+    torch.manual_seed(1)
+    model = models.mlp()
+    with torch.no_grad():
+        model[0].bias[:5] = -1e6
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for x, y in batches(5, 1000):
+            cross_entropy(model, x, y).backward()
+            optimizer.step()
+    run = nanscope.open_run(tmp_path / "run.h5")
+    dead = run.series(next(s for s in run.sites if str(s) == "1.output"), "dead_fraction")
+    assert dead[~is_missing(dead)].tolist() == [pytest.approx(5 / 16)] * 2
+
+
 @pytest.mark.parametrize("scale", [1e-22, 1e-19, 1e19, 1e30])
 @pytest.mark.parametrize("width", [8, 80_000])
 def test_norms_whose_squares_float32_does_not_hold(scale: float, width: int, tmp_path: Path) -> None:

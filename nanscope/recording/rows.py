@@ -115,6 +115,7 @@ class Rows:
                 self._put(row[None], _table(step.weights.plan, [step.weights]))
                 self._put_peaks(row[None], step.weights.plan, _numbers([step.weights]))
                 self._put_ratios(row, [p for p in step.weights.plan.places if p in self._weight_of])
+                self._put_dead(row, step.weights)  # the window was completed with the step's last reading
         return rows
 
     def _fill(self, rows: Floats, plan: Plan, steps: list[Step]) -> None:

@@ -95,10 +95,13 @@ class State:
         self.kept = [{p: _kept(s) for p, s in o.state.items()} for o in optimizers]
         self.settings = [[_settings(group) for group in o.param_groups] for o in optimizers]
         self.generators = generators()
+        self._nonfinite: set[int] | None = None
 
     def nonfinite(self) -> set[int]:
         """Which parameters and buffers, by id, held a NaN or an infinity."""
-        return nonfinite(zip(map(id, self.tensors), self.copies, strict=True))
+        if self._nonfinite is None:
+            self._nonfinite = nonfinite(zip(map(id, self.tensors), self.copies, strict=True))
+        return self._nonfinite
 
     def add(self, optimizer: Optimizer) -> None:
         """An optimizer that was not known: it has not stepped since, so it is as it was."""
@@ -115,6 +118,7 @@ class State:
                 self.tensors.append(tensor)
                 self.copies.append(tensors[id(tensor)])
         self.copies = [tensors.get(id(t), c) for t, c in zip(self.tensors, self.copies, strict=True)]
+        self._nonfinite = None
 
     @property
     def bytes(self) -> int:
@@ -186,9 +190,10 @@ def held(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
 @torch.no_grad()
 def nonfinite(tensors: Iterable[tuple[int, Tensor]]) -> set[int]:
     """Which of the tensors, by the numbers that come with them, hold a NaN or an infinity."""
-    floats = [(number, t) for number, t in tensors if t.is_floating_point() and t.numel()]
-    peaks = [torch.linalg.vector_norm(t, torch.inf).item() for _, t in floats]  # one pass, and no mask
-    return {number for (number, _), peak in zip(floats, peaks, strict=True) if not math.isfinite(peak)}
+    floats = [(number, t) for number, t in tensors if t.is_floating_point()]
+    sums = [t.sum().item() for _, t in floats]  # thirty times as fast as a mask; finite terms may overflow it
+    odd = [each for each, total in zip(floats, sums, strict=True) if not math.isfinite(total)]
+    return {number for number, t in odd if not bool(torch.isfinite(t).all())}
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from nanscope.recording.rewind.tape import Context, Event, Program, StatePlace
 
 STATE_BYTES = 256 << 20  # of the snapshots
 BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
-MOST_STEPS = 500
+MOST_STEPS = 2_000
 MOST_SNAPSHOTS = 2
 SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
 TRIED = 3  # steps in which it is seen whether the forward pass draws from Python's or numpy's generator

@@ -24,7 +24,7 @@ from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.memory import Memory
-from nanscope.recording.rewind.tape import Event, Listener, Program, user_frames
+from nanscope.recording.rewind.tape import Event, Listener, Program, trace
 
 LONGEST = 1_000  # letters of an error's text that are kept
 
@@ -99,8 +99,8 @@ class Rewinder:
         if self._copies_inputs:
             args, kwargs = _copied(args), _copied(dict(kwargs))
         context = self._memory.context(program.number)
-        where = user_frames(sys._getframe(2))
-        self._call = Event(None, args, dict(kwargs), where, context=context)
+        came = trace(sys._getframe(2))
+        self._call = Event(None, args, dict(kwargs), came, context=context)
         program.events.append(self._call)
         program.see(args, kwargs)
 
@@ -164,8 +164,8 @@ class Rewinder:
         if self._program is not None:
             self._memory.begin_update(self._program, optimizer)
             settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-            where = user_frames(sys._getframe(2))
-            self._program.events.append(Event(None, (), {}, where, optimizer=optimizer, settings=settings))
+            came = trace(sys._getframe(2))
+            self._program.events.append(Event(None, (), {}, came, optimizer=optimizer, settings=settings))
 
     def end_update(self, optimizer: Optimizer) -> None:
         """It has stepped."""

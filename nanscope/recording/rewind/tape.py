@@ -33,10 +33,15 @@ _HOME = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
 _STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.nn.Parameter))  # nothing that a step made
+
 _USERS: dict[CodeType, bool] = {}  # whether code is the user's
 
 Frame = tuple[str, int, str]
 """File, line and function."""
+
+Trace = tuple[tuple[CodeType, int], ...]
+"""Code and instruction of frames, innermost first: their lines cost as much as all else of an event."""
 
 
 StatePlace = tuple[Optimizer, Tensor, str]
@@ -73,7 +78,7 @@ class Event:
     Attributes:
         call: the torch function; None for a call of the root module.
         result: what it gave, until the step is over.
-        where: the user's frames, innermost first.
+        trace: the user's frames, innermost first.
         optimizer: whose update this is, `settings` of its groups before it.
         poked: tensors that somebody wrote into from outside of the step, with what they held then.
     """
@@ -81,12 +86,17 @@ class Event:
     call: Callable[..., Any] | None
     args: Any
     kwargs: Any
-    where: tuple[Frame, ...] = ()
+    trace: Trace = ()
     result: Any = None
     context: Context | None = None
     optimizer: Optimizer | None = None
     settings: tuple[dict[str, Any], ...] = ()
     poked: Sequence[tuple[Tensor | StatePlace, Tensor]] = ()
+
+    @property
+    def where(self) -> tuple[Frame, ...]:
+        """The user's frames, innermost first."""
+        return tuple((code.co_filename, _line(code, at), code.co_name) for code, at in self.trace)
 
     @property
     def is_backward(self) -> bool:
@@ -216,7 +226,9 @@ class Program:
 
     def _named(self, value: Any, made: Mapping[int, Ref]) -> Any:
         kind = type(value)
-        if kind is Tensor or (kind is not torch.nn.Parameter and isinstance(value, Tensor)):
+        if kind in _PLAIN:
+            return value
+        if kind is Tensor or isinstance(value, Tensor):
             ref = made.get(id(value))
             if ref is not None:
                 return ref
@@ -270,13 +282,13 @@ class Listener(TorchFunctionMode):
         if events is None or len(events) > MOST_EVENTS:
             return func(*args, **kwargs)
         if is_backward(func):  # written down before: the step may be executed again before it returns
-            if events and events[-1].is_backward and not events[-1].where:
+            if events and events[-1].is_backward and not events[-1].trace:
                 events.pop()  # the same one, of which only the roots were told
-            events.append(Event(func, args, kwargs, user_frames(sys._getframe(1))))
+            events.append(Event(func, args, kwargs, trace(sys._getframe(1))))
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
-            events.append(Event(func, args, kwargs, user_frames(sys._getframe(1)), result))
+            events.append(Event(func, args, kwargs, trace(sys._getframe(1)), result))
         return result
 
     @property
@@ -312,12 +324,18 @@ def is_users(code: CodeType) -> bool:
     return users
 
 
-def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
+def trace(frame: FrameType | None) -> Trace:
     """The innermost frames that are neither torch's nor ours, innermost first."""
-    found: list[Frame] = []
+    found: list[tuple[CodeType, int]] = []
     while frame is not None and len(found) < DEEPEST:
         code = frame.f_code
         if is_users(code):
-            found.append((code.co_filename, frame.f_lineno, code.co_name))
+            found.append((code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
+
+
+def _line(code: CodeType, at: int) -> int:
+    """The line of an instruction."""
+    lines = (line for begin, end, line in code.co_lines() if begin <= at < end)
+    return next(lines, None) or code.co_firstlineno

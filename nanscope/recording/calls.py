@@ -6,11 +6,14 @@ costs a lookup per call; a forward hook makes torch take its slow path, is copie
 not there: what happens inside of it is not told.
 
 Somebody else may replace it too, before us or over ours, and put back what he found, at any time.
+
+One more may be told of every outermost call: of modules that are called by no other module, known or not.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from torch import nn
 
 Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
+Meet = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Leave | None]
+"""Told of an outermost call before anybody else is; what it gives is called when the call has returned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +46,21 @@ _leaving: dict[int, Leave] = {}
 _watchers: dict[int, list[Watcher]] = {}
 _patches: list[Callable[..., Any]] = []
 _wrapped: set[int] = set()  # of those that are watched, which were called in the compiler's wrapper
+_meet: Meet | None = None
+
+
+class _Depth(threading.local):
+    """Whether this thread is inside an outermost call; followed only while somebody meets them."""
+
+    inside = False
+
+
+_depth = _Depth()
 
 
 def watch(watchers: Mapping[int, Watcher]) -> None:
     """Begin to tell; keys are ids of modules that the caller keeps alive, and that others may watch too."""
-    if not _patches or not (nn.Module.__call__ is _patches[-1] or _is_reached()):
-        _install(nn.Module.__call__)
+    _reach()
     for key, watcher in watchers.items():
         _watchers.setdefault(key, []).append(watcher)
         _tell(key)
@@ -63,7 +77,26 @@ def unwatch(watchers: Mapping[int, Watcher]) -> None:
         if watcher in _watchers.get(key, ()):
             _watchers[key].remove(watcher)
             _tell(key)
-    if not _watchers and _patches and nn.Module.__call__ is _patches[-1]:
+    _withdraw()
+
+
+def meet(stranger: Meet | None) -> Meet | None:
+    """Tell `stranger` of every outermost call from now on, None for nobody; gives who was told before."""
+    global _meet
+    if stranger is not None:
+        _reach()
+    before, _meet = _meet, stranger
+    _withdraw()
+    return before
+
+
+def _reach() -> None:
+    if not _patches or not (nn.Module.__call__ is _patches[-1] or _is_reached()):
+        _install(nn.Module.__call__)
+
+
+def _withdraw() -> None:
+    if not _watchers and _meet is None and _patches and nn.Module.__call__ is _patches[-1]:
         # someone who wrapped ours meanwhile keeps it; with no watcher it only calls through
         nn.Module.__call__ = _patches.pop().__wrapped__  # type: ignore[attr-defined, method-assign]
 
@@ -110,6 +143,8 @@ def _install(original: Callable[..., Any]) -> None:
             return original(self, *args, **kwargs)
         # torch.compile's wrapper stands for the module in it, whose own call is part of what was compiled
         key = id(self) if self.__class__.__name__ != WRAPPER else _unwrap(self)
+        if _meet is not None and not _depth.inside:
+            return _outermost(original, key, self, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
             enter(self, args, kwargs)
@@ -121,6 +156,27 @@ def _install(original: Callable[..., Any]) -> None:
 
     _patches.append(__call__)
     nn.Module.__call__ = __call__  # type: ignore[method-assign]
+
+
+def _outermost(
+    original: Callable[..., Any], key: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The same for a call that somebody is told of who may begin to watch the module because of it."""
+    _depth.inside = True
+    try:
+        met = None if _meet is None else _meet(module, args, kwargs)
+        enter = _entering.get(key)
+        if enter is not None:
+            enter(module, args, kwargs)
+        output = original(module, *args, **kwargs)
+        leave = _leaving.get(key)
+        if leave is not None:
+            leave(args, output)
+        if met is not None:
+            met(args, output)
+        return output
+    finally:
+        _depth.inside = False
 
 
 def _unwrap(wrapper: nn.Module) -> int:

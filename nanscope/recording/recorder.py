@@ -58,7 +58,12 @@ LONGEST_MESSAGE = 10_000  # letters of an exception's text that are kept
 OnNonfinite = Literal["record", "raise", "stop"]
 T = TypeVar("T")
 
-_recorded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_recorded: weakref.WeakKeyDictionary[nn.Module, Recorder] = weakref.WeakKeyDictionary()
+
+
+def recording() -> list[Recorder]:
+    """The recorders whose block was entered and not left."""
+    return list(_recorded.values())
 
 
 class _Stop(BaseException):
@@ -70,6 +75,8 @@ class Recorder:
 
     Attributes:
         steps: ended steps.
+        gives_way: whether it ends where another recorder of the same model begins.
+        origin: the fields of the event `origin`, once the first harmful birth was found.
     """
 
     def __init__(
@@ -99,15 +106,19 @@ class Recorder:
             )
         self._logits = logits
         self._wanted, self._capacity, self._budget = path, capacity, budget
-        self._active = False
+        self._active = self.gives_way = False
+        self.origin: Mapping[str, Any] | None = None
         self.steps = 0
 
     # -- entering and leaving -------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._model in _recorded:
+        other = _recorded.get(self._model)
+        if other is not None and other.gives_way:
+            other.close()
+        elif other is not None:
             raise UsageError("this model is already being recorded", "leave the other `with` block first")
-        _recorded.add(self._model)
+        _recorded[self._model] = self
         self._sink = Sink(self._wanted, self._capacity, self._budget)
         self._ledger: Ledger | None = None
         self._step = Step(0)
@@ -130,7 +141,7 @@ class Recorder:
             self._model,
             self._optimizers or (),
             number=lambda: self.steps,
-            tell=self._sink.event,
+            tell=self._tell_rewound,
             aside=self._aside,
             guard=self._guard,
             keep=self._keep_state,
@@ -201,7 +212,8 @@ class Recorder:
         self._updates.remove()
         self._probes.remove()
         self._step = Step(self.steps)  # an unfinished one holds tensors
-        _recorded.discard(self._model)
+        if _recorded.get(self._model) is self:
+            del _recorded[self._model]
 
     def _suspend(self) -> None:
         """Take every hook off between two steps, as if nothing were recorded; for measuring what it costs."""
@@ -235,6 +247,16 @@ class Recorder:
     def path(self) -> Path | None:
         """Where the run file is, or will be; None when it cannot be written."""
         return self._sink.path
+
+    @property
+    def model(self) -> nn.Module:
+        """The root module, without the compiler's wrapper."""
+        return self._model
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it records: its block was entered, not left, and nothing of its own has failed."""
+        return self._active
 
     @property
     def trouble(self) -> Trouble | None:
@@ -512,6 +534,11 @@ class Recorder:
         except UsageError:
             return None
         return SnapshotRoom(1, size) if size <= MOST_STATE_BYTES else None
+
+    def _tell_rewound(self, kind: str, step: int, **fields: Any) -> None:
+        if kind == "origin":
+            self.origin = {"step": step, **fields}
+        self._sink.event(kind, step, **fields)
 
     def _keep_state(self, program: Program) -> None:
         with suppress(UsageError):  # of a kind that cannot be stored

@@ -1,0 +1,205 @@
+"""Discovery: find what is trained, without being told, and start a recorder for it.
+
+A root is a module that the program calls itself, that is not from within the call of another module. Roots
+are met in `nanscope.recording.calls`, just before they run:
+
+* with autograd on and a parameter to train: a recorder is opened before that call runs, so its first step is
+  whole. Which optimizer will step it need not be known: the recorder takes any that holds one of its
+  parameters, also one that is made later. A model that is never stepped ends with `steps == 0`.
+* otherwise (an evaluation, a frozen model, a loss, a metric): the call is only looked at, by `look`.
+* a part of a model that is recorded already is left to that recorder. If the whole is met after its part, it
+  takes the part's place, unless the part was trained by itself by then (as in a GAN): then both are recorded.
+* a model that the user records with `nanscope.record` is left alone for the rest of the block, also if our
+  recorder came first.
+
+Several models may be trained at once. Of more than `MOST` the one that was called least recently is closed,
+and opened again if it is called again, so that a search over hundreds of models holds only a few of them.
+
+Only the thread and the process that entered the block are watched, outside of backward passes (a checkpoint
+runs a part of its model again) and of transforms and tracers, whose tensors hold no numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nanscope.recording import calls
+from nanscope.recording.calls import Leave
+from nanscope.recording.compiled import is_transformed, unwrapped
+from nanscope.recording.ledger import Trouble
+from nanscope.recording.recorder import Recorder, recording
+from nanscope.recording.rewind.tape import Trace, trace
+
+MOST = 8  # recorders at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """An outermost call of a module that no recorder follows.
+
+    Attributes:
+        came: the user's frames, innermost first.
+        rng: state of torch's CPU generator before it.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    came: Trace
+    rng: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What became of one recorder.
+
+    Attributes:
+        name: the class of the model.
+        path: the run file, None if there is none.
+        origin: the fields of the event `origin`, if the first harmful birth was found.
+    """
+
+    name: str
+    path: Path | None
+    steps: int
+    trouble: Trouble | None
+    origin: Mapping[str, Any] | None
+
+
+Open = Callable[[nn.Module], Recorder | None]
+Look = Callable[[Call, Any], None]
+Closed = Callable[[Recorder], None]
+
+
+class Discovery:
+    """Finds and records what is trained in its `with` block.
+
+    Args:
+        open: makes the recorder of a model (and does not enter it), None to leave the model alone.
+        look: called with each outermost call that no recorder follows, and with what it returned.
+        closed: called with each recorder when it has been closed, before it is let go.
+
+    Attributes:
+        found: what became of the recorders that were closed, in the order of closing.
+    """
+
+    def __init__(
+        self,
+        open: Open,  # noqa: A002 - as Path has it
+        *,
+        look: Look | None = None,
+        closed: Closed | None = None,
+    ) -> None:
+        self._make, self._look, self._closed = open, look, closed
+        self._decided: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+        self._recorders: dict[int, Recorder] = {}  # by id of the model; the last one was called last
+        self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
+        self.found: list[Found] = []
+
+    def __enter__(self) -> Self:
+        self._pid, self._thread = os.getpid(), threading.get_ident()
+        self._before = calls.meet(self._meet)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
+    ) -> bool:
+        calls.meet(self._before)
+        stopped = False
+        for recorder in self.recorders:
+            stopped |= self._leave(recorder, kind, error, trace_)
+        return stopped
+
+    @property
+    def recorders(self) -> tuple[Recorder, ...]:
+        """Those that are open, the one that was called last at the end."""
+        return tuple(self._recorders.values())
+
+    # -- the roots ------------------------------------------------------------------------------------
+
+    def _meet(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Leave | None:
+        if os.getpid() != self._pid or threading.get_ident() != self._thread or _is_elsewhere():
+            return None
+        model = unwrapped(module)
+        if torch.is_grad_enabled() and self._is_followed(model):
+            return None
+        look = self._look
+        if look is None or self._is_theirs(model):
+            return None
+        call = Call(module, args, kwargs, trace(sys._getframe(2)), torch.default_generator.get_state())
+        return lambda _args, output: look(call, output)
+
+    def _is_followed(self, model: nn.Module) -> bool:
+        """Whether a call with autograd on is a recorder's to follow; one is opened if it is time."""
+        key = id(model)
+        if key in self._recorders:
+            if len(self._recorders) > 1:
+                self._recorders[key] = self._recorders.pop(key)
+            return True
+        if self._decided.get(key) is model:
+            return True
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return False
+        self._decided[key] = model
+        if not self._is_theirs(model) and not any(model in r.model.modules() for r in self.recorders):
+            self._open(model)
+        return True
+
+    def _is_theirs(self, model: nn.Module) -> bool:
+        """Whether it is, or is a part of, what somebody else records."""
+        for other in recording():
+            if other not in self._theirs:
+                ours = self._recorders.get(id(other.model)) is other
+                self._theirs[other] = set() if ours else set(map(id, other.model.modules()))
+            if id(model) in self._theirs[other]:
+                return True
+        return False
+
+    def _open(self, model: nn.Module) -> None:
+        recorder = self._make(model)
+        if recorder is None:
+            return
+        parts = set(map(id, model.modules()))
+        for other in [each for each in self.recorders if id(each.model) in parts and not each.steps]:
+            del self._recorders[id(other.model)]
+            other.close()
+        while len(self._recorders) >= MOST:
+            oldest = self.recorders[0]
+            del self._decided[id(oldest.model)]
+            self._leave(oldest, None, None, None)
+        recorder.gives_way = True
+        recorder.__enter__()
+        self._recorders[id(model)] = recorder
+
+    def _leave(self, recorder: Recorder, *raised: Any) -> bool:
+        """Close it and say what became of it."""
+        self._recorders.pop(id(recorder.model), None)
+        stopped = recorder.__exit__(*raised)
+        self.found.append(
+            Found(
+                type(recorder.model).__name__,
+                recorder.path,
+                recorder.steps,
+                recorder.trouble,
+                recorder.origin,
+            )
+        )
+        if self._closed is not None:
+            self._closed(recorder)
+        return stopped
+
+
+def _is_elsewhere() -> bool:
+    """Whether this is no call of the training's own: in a backward pass, a transform or a tracer."""
+    return torch._C._current_graph_task_id() != -1 or is_transformed()

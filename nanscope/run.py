@@ -44,6 +44,7 @@ SCALARS: Mapping[str, str] = {
     "skipped": "share of the step's optimizer updates that the gradient scaler skipped",
     "samples": "rows of the batches in the step",
     "logits_abs_max": "largest absolute logit",
+    "logits_spread": "largest difference between two samples of the batch in the logit of one class",
     "logits_margin": "mean over the batch of the best logit minus the second best",
     "predicted_nan": "rows of the batch whose logits hold a NaN, so that their argmax means nothing",
 }

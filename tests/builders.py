@@ -206,6 +206,7 @@ def _classifier(rows: int, size: NDArray[np.float64], **changes: Any) -> Run:
         "predicted_nan": np.zeros(rows),
         "predicted": np.eye(CLASSES)[np.random.default_rng(7).integers(0, CLASSES, rows)],
         "logits_abs_max": 3 * size * _noise(rows, 8, noise),
+        "logits_spread": np.full(rows, MISSING),
         "logits_margin": size * _noise(rows, 9, noise),
         "config": {"dataset": "digits", "batch_size": 1, "lr": 0.1, "optimizer": "sgd", "epochs": 1}
         | {"train_size": 1437, "classes": CLASSES, "label_counts": [144] * 7 + [143] * 3},

@@ -178,13 +178,14 @@ def test_the_loss_and_the_logits(tmp_path: Path) -> None:
                     0.25,
                     5.0,
                     logits.abs().max().item(),
+                    max((logits[i] - logits[j]).max().item() for i in range(5) for j in range(5)),
                     float((top[:, -1] - top[:, -2]).mean()),
                     0.0,
                 ]
             )
             want[-1] += [float((logits.argmax(1) == c).sum()) for c in range(4)]
     run = nanscope.open_run(tmp_path / "run.h5")
-    assert run.scalars[:6] == ("loss", "lr", "samples", "logits_abs_max", "logits_margin", "predicted_nan")
+    assert run.scalars[:5] == ("loss", "lr", "samples", "logits_abs_max", "logits_spread")
     got = np.stack([run.scalar(name) for name in run.scalars], axis=1)
     assert np.allclose(got, want, rtol=1e-5)
 

@@ -26,6 +26,8 @@ predictions fall to 90 % into one class is below 1e-700 (binomial tail), so nois
 ZERO_SAMPLES, ZERO_ROWS, ZERO_SHARE = 300, 20, 0.5
 """A layer that is exactly zero for half of the batches of such a window, with a loss of guessing."""
 STILL = 1e-3
+"""Logits that differ by less between two samples give each class the same probability within 0.1 %."""
+ROUNDING = 1e-6
 CONCENTRATED = 1.5
 BALANCED = 0.8
 WHOLE = 0.95
@@ -56,9 +58,10 @@ def class_collapse(run: Run) -> Iterable[Finding]:
     if len(run) < rows or not at_chance(run, float(last[np.isfinite(last)].mean())):
         return
     view = windows(run)
-    found = _dead_layer(run, view) or _constant_logits(run, view) or _one_class(run, view)
-    if found:
-        yield found
+    for judge in (_dead_layer, _alike, _constant_logits, _one_class):
+        if found := judge(run, view):
+            yield found
+            return
 
 
 def window_rows(run: Run) -> int:
@@ -162,6 +165,21 @@ def _zero_shares(run: Run, site: Site, rows: int) -> NDArray[np.float64]:
     if not (norms[-rows:] == 0).any():
         return np.zeros(count)
     return np.asarray((norms == 0).reshape(count, rows).mean(1), np.float64)
+
+
+def _alike(run: Run, view: Windows) -> Finding | None:
+    """Samples of one batch that get the same logits, as they did not before or to the last digit."""
+    spread = block_mean(run, "logits_spread", view.rows, len(run))
+    first = _tail(spread <= STILL)
+    if first is None:
+        return None
+    size = block_mean(run, "logits_abs_max", view.rows, len(run))[-1]
+    # Small since the beginning may be a model that has hardly begun to learn.
+    if spread[-1] > ROUNDING * size and not (spread[:first] > 10 * STILL).any():
+        return None
+    why = f"every sample gets the same logits (within a batch they differ by {spread[-1]:.1e}, of {size:.2g})"
+    row = len(run) - (spread.size - first) * view.rows
+    return _report(run, view, _Claim("NS203", "constant-logits", row, why))
 
 
 def _constant_logits(run: Run, view: Windows) -> Finding | None:

@@ -87,7 +87,7 @@ class Rows:
         self._scaled = scaled_positions(layout.columns)
         self._weight_of = dict(zip(places.updates, places.weights, strict=True))
         self._grads = frozenset(places.grads)
-        self._first_of_logits = layout.scalars.get("logits_abs_max")  # margin, NaN rows, classes follow
+        self._first_of_logits = layout.scalars.get("logits_abs_max")  # the others follow
         self._classes = max(0, sum(name.startswith("predicted_") for name in layout.scalars) - 1)
         self._blank = np.full(len(layout.columns), MISSING, np.float32)
         self._indices: dict[tuple[str, tuple[int, ...]], Indices] = {}
@@ -187,16 +187,19 @@ class Rows:
         for row, step in zip(rows, logits, strict=True):
             found = _stats_of_passes(step, count=self._classes > 0)
             if len(found):
-                total = np.concatenate(([found[:, 0].max()], found[:, 1:].sum(0)))
+                largest = found[:, 0].max(), np.fmax.reduce(found[:, 1])
+                total = np.concatenate((largest, found[:, 2:].sum(0)))
                 self._put_predicted(row[None], total[None])
 
     def _put_predicted(self, rows: Floats, found: Doubles) -> None:
         """Write `stats.logit_stats` of steps, shape (steps, numbers)."""
-        first, width = self._first_of_logits, 3 + self._classes
+        first, width = self._first_of_logits, 4 + self._classes
         # otherwise there were none, or the output had another width and so other classes
         if first is not None and found.shape[1] == width + 1:
             rows[:, first : first + width] = saturated(found[:, :-1])
-            rows[:, first + 1] = saturated(found[:, 1] / found[:, -1])
+            rows[:, first + 2] = saturated(found[:, 2] / found[:, -1])
+            unknown = np.isnan(found[:, 1]) & np.isfinite(found[:, 0])  # of a single row
+            rows[unknown, first + 1] = MISSING
 
     def _at(self, stat: str, places: tuple[int, ...]) -> Indices:
         key = stat, places

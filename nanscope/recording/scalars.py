@@ -13,7 +13,7 @@ from nanscope.recording.probes import Probes
 # root's output and the loss, a (batch, columns) output may be a regression: its argmax means nothing.
 CHOOSING = ("LogSoftmax", "Softmax", "NllLoss", "Logsumexp", "CrossEntropy", "MultiMargin")
 ALWAYS = ("loss", "lr", "samples")
-OF_LOGITS = ("logits_abs_max", "logits_margin", "predicted_nan")
+OF_LOGITS = ("logits_abs_max", "logits_spread", "logits_margin", "predicted_nan")
 
 
 def scalar_names(probes: Probes, roots: tuple[Tensor, ...], *, named: bool) -> tuple[tuple[str, ...], bool]:

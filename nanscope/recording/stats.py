@@ -163,16 +163,20 @@ def logit_stats(logits: Tensor, *, count: bool) -> Tensor:
         count: whether to count the predicted classes.
 
     Returns:
-        Shape (steps, 4) or (steps, 3 + classes + 1): largest absolute logit; sum over rows of the margin
-        between the best and the second best logit; rows that hold a NaN; rows predicted as each class, if
-        asked for; rows. The prediction is `argmax`, which takes index 0 of an all-NaN row.
+        Shape (steps, 5) or (steps, 4 + classes + 1): largest absolute logit; largest difference between two
+        rows in the logit of one class, NaN for a single row; sum over rows of the margin between the best
+        and the second best logit; rows that hold a NaN; rows predicted as each class, if asked for; rows.
+        The prediction is `argmax`, which takes index 0 of an all-NaN row.
     """
     steps, rows, classes = logits.shape
     logits = logits.detach().float()
     best = logits.topk(2, dim=2).values
+    single = rows < 2  # nothing to compare
+    spread = logits.new_full((steps,), torch.nan) if single else (logits.amax(1) - logits.amin(1)).amax(1)
     head = torch.stack(
         (
             logits.abs().amax(dim=(1, 2)),
+            spread,
             (best[..., 0] - best[..., 1]).sum(1),
             best[..., 0].isnan().sum(1),  # NaN is the largest value to topk
         ),

@@ -71,6 +71,17 @@ def test_constant_logits() -> None:
     assert (found.rule, found.evidence["top_class"]) == ("NS203", 4)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [(2.0, 1e-5, True), (2.0, 0.1, False), (3e-4, 3e-4, False), (0.0, 0.0, True)],
+)
+def test_samples_of_a_batch_that_get_the_same_logits(before: float, after: float, *, found: bool) -> None:
+    """Fallen together, or alike to the last digit; near misses: small, and small since the beginning."""
+    spread = np.where(np.arange(ROWS) < ROWS // 2, before, after)
+    finding = found_in(loss=noisy(CHANCE), logits_spread=spread, samples=16.0)
+    assert (finding is not None and finding.rule == "NS203") == found
+
+
 def test_constant_logits_of_a_constant_input_are_right() -> None:
     """Near miss: the same batch at every step."""
     parts = {"loss": np.full(ROWS, CHANCE), "logits_margin": np.full(ROWS, 0.3), "inputs": np.ones(ROWS)}

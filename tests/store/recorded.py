@@ -38,6 +38,7 @@ def recorded_header(sites: int) -> Header:
     stats["ratio"] = [site for site in places if site.kind is Kind.UPDATE]
     stats["dead_fraction"] = rectified
     columns = [Column(site, stat) for stat, of in stats.items() for site in of]
-    scalars = ["loss", "lr", "samples", "logits_abs_max", "logits_margin", "predicted_nan"]
+    scalars = ["loss", "lr", "samples", "logits_abs_max", "logits_spread"]
+    scalars += ["logits_margin", "predicted_nan"]
     scalars += [f"predicted_{c}" for c in range(CLASSES)] + [""] * SPARE
     return Header((*columns, *(Column(None, name) for name in scalars)))

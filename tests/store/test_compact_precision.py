@@ -75,7 +75,7 @@ def test_every_stat_and_scalar_is_decided_on() -> None:
     scalars = {
         name for name in (*SCALARS, "predicted_3", "accuracy", "") if may_be_rounded(Column(None, name))
     }
-    assert scalars == {"loss", "logits_abs_max", "logits_margin"}
+    assert scalars == {"loss", "logits_abs_max", "logits_spread", "logits_margin"}
 
 
 @pytest.mark.parametrize("bucket", [1, 10, 64, 200, 512])

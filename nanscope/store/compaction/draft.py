@@ -141,7 +141,7 @@ def may_be_rounded(column: Column) -> bool:
     norms of parameters: they move by less than a rounding, and one that stands still means a frozen weight.
     """
     if column.site is None:
-        return column.stat in ("loss", "logits_abs_max", "logits_margin")
+        return column.stat in ("loss", "logits_abs_max", "logits_spread", "logits_margin")
     return column.stat in ("l2", "abs_max") and column.site.kind is not Kind.WEIGHT
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from nanscope.errors import UsageError
 from nanscope.recording.recorder import OnNonfinite, Recorder
+from nanscope.recording.sink import KeepRun
 from nanscope.store.journal import to_json
 from nanscope.store.layout import DEFAULT_BUDGET
 
@@ -25,6 +26,7 @@ def record(
     config: Mapping[str, Any] | None = None,
     capacity: int | None = None,
     budget: int = DEFAULT_BUDGET,
+    keep_run: KeepRun = "always",
     logits: str | None = None,
     rewind: bool = True,
     keep_batch: bool = True,
@@ -46,6 +48,9 @@ def record(
         budget: bytes that each part of the run may take before it is compacted (4 GiB; at least 16 blocks of
             rows are kept whatever it says); beyond it the steps in the middle of a long run are
             kept as summaries, those at the start, at the end and around trouble whole.
+        keep_run: which runs leave a run file: every one; "trained", those in which a step ended; "trouble",
+            those in which something turned non-finite. Until that is known the rows wait in memory (at most
+            32 MB of them).
         logits: name of the module whose output holds the logits; by default the root's output, if it is
             (batch, classes).
         rewind: whether to keep what is needed to execute the last steps again (at most 256 MB of states and
@@ -61,6 +66,8 @@ def record(
     """
     if on_nonfinite not in ("record", "raise", "stop"):
         raise UsageError(f"on_nonfinite={on_nonfinite!r} is unknown", 'use "record", "raise" or "stop"')
+    if keep_run not in ("always", "trained", "trouble"):
+        raise UsageError(f"keep_run={keep_run!r} is unknown", 'use "always", "trained" or "trouble"')
     if optimizer is None:
         optimizers = None
     else:
@@ -79,6 +86,7 @@ def record(
         config=dict(config or {}),
         capacity=capacity,
         budget=budget,
+        keep_run=keep_run,
         logits=logits,
         rewind=rewind,
         keep_batch=keep_batch,

@@ -43,7 +43,7 @@ from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.samples import Doubles, heaviest, sample_norms
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.scaling import Number, Scalers
-from nanscope.recording.sink import Sink
+from nanscope.recording.sink import KeepRun, Sink
 from nanscope.recording.state import capture, room_for
 from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import Updates
@@ -89,6 +89,7 @@ class Recorder:
         config: Mapping[str, Any],
         capacity: int | None,
         budget: int,
+        keep_run: KeepRun,
         logits: str | None,
         rewind: bool,
         keep_batch: bool,
@@ -105,7 +106,7 @@ class Recorder:
                 f"logits={logits!r} names no watched module", "use a name of model.named_modules()"
             )
         self._logits = logits
-        self._wanted, self._capacity, self._budget = path, capacity, budget
+        self._wanted, self._capacity, self._budget, self._keep_run = path, capacity, budget, keep_run
         self._active = self.gives_way = False
         self.origin: Mapping[str, Any] | None = None
         self.steps = 0
@@ -119,7 +120,7 @@ class Recorder:
         elif other is not None:
             raise UsageError("this model is already being recorded", "leave the other `with` block first")
         _recorded[self._model] = self
-        self._sink = Sink(self._wanted, self._capacity, self._budget)
+        self._sink = Sink(self._wanted, self._capacity, self._budget, self._keep_run)
         self._ledger: Ledger | None = None
         self._step = Step(0)
         self._witness: Tensor | None = None
@@ -193,6 +194,8 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - an exception of the training must not be replaced by ours
             self._step_aside(error)
         finally:
+            if self.trouble is not None:
+                self._sink.need()
             self._sink.close(state)
         if not self.steps and self._backwards:
             self._tell("no optimizer step was seen: pass the optimizer to record(), or use recorder.step()")
@@ -522,7 +525,8 @@ class Recorder:
             layout = Layout.of(
                 self._places, self._places.sites({}), scalar_names(self._probes, (), named=False)[0]
             )
-        self._sink.open(self._header(layout), self._room())
+        made = layout
+        self._sink.open(lambda: self._header(made), self._room)
 
     def _room(self) -> SnapshotRoom | None:
         """For the state before a bad step; None if that is too large or cannot be kept."""

@@ -1,14 +1,17 @@
-"""Where rows go: a run file that is made when the first step ended, or nowhere, with one warning."""
+"""Where rows go: a run file that is made when the first step ended, or nowhere, with one warning.
+
+Where only some runs are to leave a file, rows and events wait in memory until it is known that this is one.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
@@ -18,6 +21,12 @@ from nanscope.store.snapshots.slots import Piece
 from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
+
+KeepRun = Literal["always", "trained", "trouble"]
+"""Which runs leave a file: every one, those with a step, those in which something turned non-finite."""
+
+TROUBLES = ("origin", "not-reproduced", "no-rewind")  # events that are told of nothing else
+MOST_WAITING = 32 << 20  # bytes of rows that wait in memory
 
 
 def numbered(path: Path) -> Path:
@@ -51,23 +60,32 @@ class Sink:
     What comes before the file is open is kept and written when it is.
     """
 
-    def __init__(self, path: Path, capacity: int | None, budget: int = DEFAULT_BUDGET) -> None:
+    def __init__(
+        self, path: Path, capacity: int | None, budget: int = DEFAULT_BUDGET, keep: KeepRun = "always"
+    ) -> None:
         self._wanted = path
         self._folder = path.parent.absolute()  # the program may change its directory before the first step
         self._capacity = capacity
         self._budget = budget
+        self._keep, self._waits = keep, keep != "always"
         self._writer: RunWriter | None = None
-        self._early: list[tuple[str, int, dict[str, Any]]] = []
+        self._make: Callable[[], None] | None = None
+        self._log: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self._waiting_bytes = 0
         self._spare: dict[str, int | None] = {}
+        self._usable = True
+        if not self._waits:
+            self._check()
+
+    def _check(self) -> None:
         try:
-            check_folder(path)
-            self._usable = True
+            check_folder(self._folder / self._wanted.name)
         except UsageError as error:
             self._give_up(error)
 
     @property
     def path(self) -> Path | None:
-        """Where the run file is, or will be; None when it cannot be written."""
+        """Where the run file is, or will be; None when it cannot be written, or never was."""
         if not self._usable:
             return None
         return self._wanted.with_name((self._writer.path if self._writer else self._free()).name)
@@ -78,14 +96,35 @@ class Sink:
     @property
     def is_open(self) -> bool:
         """Whether rows can be taken; `open` need not be called again."""
-        return self._writer is not None or not self._usable
+        return self._make is not None or not self._usable
 
-    def open(self, header: Header, room: SnapshotRoom | None = None) -> None:
-        """Make the run file; a taken name gets a number, nothing is overwritten.
+    def open(self, header: Callable[[], Header], room: Callable[[], SnapshotRoom | None]) -> None:
+        """Make the run file, now or when it is known to be wanted; a taken name gets a number.
 
         Args:
             room: for states of the training.
         """
+        self._make = lambda: self._create(header(), room())
+        if not self._waits:
+            self._write_through()
+
+    def need(self) -> None:
+        """This run leaves a file, whatever becomes of it."""
+        self._waits = False
+        self._write_through()
+
+    def _write_through(self) -> None:
+        """Make the file, and write down what has waited for it."""
+        if self._make is None or self._writer is not None or not self._usable:
+            return
+        if self._keep != "always":
+            self._check()
+        self._make()
+        log, self._log = self._log, []
+        for call, args, kwargs in log:
+            self._put(call, *args, **kwargs)
+
+    def _create(self, header: Header, room: SnapshotRoom | None) -> None:
         while self._writer is None and self._usable:
             try:
                 self._writer = RunWriter.create(
@@ -97,50 +136,56 @@ class Sink:
                 self._give_up(error)
         if self._writer is not None and self._writer.path.name != self._wanted.name:
             self._tell(f"{self._wanted} exists: recording into {self.path}")
-        for kind, step, fields in self._early:
-            self.event(kind, step, **fields)
-        self._early = []
+
+    def _put(self, call: str, /, *args: Any, **kwargs: Any) -> None:
+        if self._writer is not None:
+            getattr(self._writer, call)(*args, **kwargs)
+        elif self._usable:
+            self._log.append((call, args, kwargs))
 
     def change(self, header: Header) -> None:
         """From now on rows have other columns."""
-        if self._writer is not None:
-            self._writer.change(header)
-            self._spare = {}
+        self._put("change", header)
+        self._spare = {}
 
     def keep(self) -> None:
         """The rows around the newest one matter."""
-        if self._writer is not None:
-            self._writer.keep()
+        self._put("keep")
 
     def append(self, step: int, time: float, row: Floats, *, more: bool = False) -> None:
         """Write the row of a finished step; with `more` to follow at once, together with them."""
-        if self._writer is not None:
-            self._writer.append(step, time, row, more=more)
+        if self._writer is None:
+            self._waiting_bytes += row.nbytes
+            row = row.copy()  # it may be a part of what is used again
+        self._put("append", step, time, row, more=more)
+        if self._waits and (self._keep == "trained" or self._waiting_bytes > MOST_WAITING):
+            self.need()
 
     def amend(self, row: Floats) -> None:
         """Write the row of the last finished step again."""
-        if self._writer is not None:
-            self._writer.amend(row)
+        self._put("amend", row if self._writer is not None else row.copy())
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """Write an event."""
-        if self._writer is not None:
-            self._writer.event(kind, step, **fields)
-        elif self._usable:
-            self._early.append((kind, step, fields))
+        self._put("event", kind, step, **fields)
+        if self._waits and kind in TROUBLES:
+            self.need()
 
     def snapshot(self, step: int, time: float, pieces: Mapping[str, Piece], meta: Mapping[str, Any]) -> None:
         """Write a state of the training, for good; see `nanscope.recording.state.capture`."""
+        self.need()
         if self._writer is not None and self._writer.snapshot(step, time, pieces, meta):
             self._writer.pin_snapshot(step)
 
     def epoch(self, epoch: Epoch) -> None:
         """Write an evaluation; one before the first step has nothing to belong to and is dropped."""
-        if self._writer is not None:
-            self._writer.epoch(epoch)
+        if self._make is not None:
+            self._put("epoch", epoch)
 
     def column(self, name: str) -> int | None:
         """Position in the row of a scalar of the user's own, None when all spare columns are taken."""
+        if self._waits:
+            self.need()
         if self._writer is None:
             return None
         if name not in self._spare:
@@ -151,6 +196,8 @@ class Sink:
 
     def close(self, state: str) -> None:
         """Finish the run file; compact it if that takes but a moment."""
+        if self._waits:
+            self._usable, self._log = False, []
         if self._writer is not None:
             self._writer.close(state)
             compact_at_close(self._writer.location)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
 import nanscope
@@ -126,16 +126,16 @@ def test_a_model_that_is_never_stepped(discovery: Make) -> None:
 
 
 def test_what_no_recorder_follows_is_looked_at(discovery: Make) -> None:
-    """An evaluation, a frozen model and a loss; not the parts of them."""
+    """An evaluation, a frozen model, a loss and a call before the first step; not the parts of them."""
     seen: list[tuple[Call, Tensor]] = []
     model, frozen, loss = _net(), _net().requires_grad_(requires_grad=False), nn.MSELoss()
     x = torch.ones(2, 3)
     with discovery(look=lambda call, output: seen.append((call, output))):
         with torch.no_grad():
             model(x)
-        loss(frozen(x), input_ := torch.zeros(2, 2))
-        mse_loss(model(x), input_)
-    assert [call.module for call, _ in seen] == [model, frozen, loss]
+        loss(frozen(x), torch.zeros(2, 2))
+        _train(model, SGD(model.parameters(), 0.0))
+    assert [call.module for call, _ in seen] == [model, frozen, loss, model]
     assert seen[0][0].args == (x,)
     assert torch.equal(seen[0][1], model(x))
     assert seen[0][0].came[0][0].co_name == "test_what_no_recorder_follows_is_looked_at"
@@ -156,7 +156,7 @@ def test_the_users_own_recorder_comes_first(discovery: Make, tmp_path: Path) -> 
             _train(late, SGD(late.parameters(), 0.1))
     assert (own.steps, later.steps) == (3, 3)
     assert [one.steps for one in found.found] == [0]
-    assert not seen
+    assert [call.module for call in seen] == [late]
 
 
 def test_many_models_are_let_go(discovery: Make) -> None:
@@ -181,7 +181,7 @@ def test_calls_within_a_backward_pass_are_none(discovery: Make) -> None:
         torch.func.functional_call(model, dict(model.named_parameters()), (x,))
         torch.func.vmap(model)(x)
     assert [one.name for one in found.found] == ["Sequential"]
-    assert not seen
+    assert [call.module for call in seen] == [model[0], model]  # one call each, before the backward
 
 
 def test_an_error_in_the_loop_marks_the_run(discovery: Make) -> None:

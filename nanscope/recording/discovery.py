@@ -6,7 +6,8 @@ are met in `nanscope.recording.calls`, just before they run:
 * with autograd on and a parameter to train: a recorder is opened before that call runs, so its first step is
   whole. Which optimizer will step it need not be known: the recorder takes any that holds one of its
   parameters, also one that is made later. A model that is never stepped ends with `steps == 0`.
-* otherwise (an evaluation, a frozen model, a loss, a metric): the call is only looked at, by `look`.
+* otherwise (an evaluation, a frozen model, a loss, a metric): the call is only looked at, by `look`. So is
+  a call of a recorded model as long as no backward pass follows the calls: nothing else would see its output.
 * a part of a model that is recorded already is left to that recorder. If the whole is met after its part, it
   takes the part's place, unless the part was trained by itself by then (as in a GAN): then both are recorded.
 * a model that the user records with `nanscope.record` is left alone for the rest of the block, also if our
@@ -46,9 +47,10 @@ MOST = 8  # recorders at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """An outermost call of a module that no recorder follows.
+    """An outermost call of a module that no backward pass is expected to follow.
 
     Attributes:
+        recorder: of this model, if it has one.
         came: the user's frames, innermost first.
         rng: state of torch's CPU generator before it.
     """
@@ -56,6 +58,7 @@ class Call:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    recorder: Recorder | None
     came: Trace
     rng: Tensor
 
@@ -79,7 +82,7 @@ class Found:
 
 Open = Callable[[nn.Module], Recorder | None]
 Look = Callable[[Call, Any], None]
-Closed = Callable[[Recorder], None]
+Closing = Callable[[Recorder], None]
 
 
 class Discovery:
@@ -87,8 +90,8 @@ class Discovery:
 
     Args:
         open: makes the recorder of a model (and does not enter it), None to leave the model alone.
-        look: called with each outermost call that no recorder follows, and with what it returned.
-        closed: called with each recorder when it has been closed, before it is let go.
+        look: called with each outermost call that belongs to no training, and with what it returned.
+        closing: called with each recorder just before it is closed.
 
     Attributes:
         found: what became of the recorders that were closed, in the order of closing.
@@ -99,12 +102,13 @@ class Discovery:
         open: Open,  # noqa: A002 - as Path has it
         *,
         look: Look | None = None,
-        closed: Closed | None = None,
+        closing: Closing | None = None,
     ) -> None:
-        self._make, self._look, self._closed = open, look, closed
+        self._make, self._look, self._closing = open, look, closing
         self._decided: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._recorders: dict[int, Recorder] = {}  # by id of the model; the last one was called last
         self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
+        self._backwards: weakref.WeakKeyDictionary[Recorder, int] = weakref.WeakKeyDictionary()
         self.found: list[Found] = []
 
     def __enter__(self) -> Self:
@@ -132,13 +136,24 @@ class Discovery:
         if os.getpid() != self._pid or threading.get_ident() != self._thread or _is_elsewhere():
             return None
         model = unwrapped(module)
-        if torch.is_grad_enabled() and self._is_followed(model):
+        followed = torch.is_grad_enabled() and self._is_followed(model)
+        recorder = self._recorders.get(id(model))
+        if recorder is None and (followed or self._is_theirs(model)):
+            return None
+        if recorder is not None and (not recorder.is_active or (followed and self._is_training(recorder))):
             return None
         look = self._look
-        if look is None or self._is_theirs(model):
+        if look is None:
             return None
-        call = Call(module, args, kwargs, trace(sys._getframe(2)), torch.default_generator.get_state())
+        came, rng = trace(sys._getframe(2)), torch.default_generator.get_state()
+        call = Call(module, args, kwargs, recorder, came, rng)
         return lambda _args, output: look(call, output)
+
+    def _is_training(self, recorder: Recorder) -> bool:
+        """Whether a backward pass followed the last call."""
+        before = self._backwards.get(recorder, 0)
+        self._backwards[recorder] = recorder._backwards
+        return recorder._backwards > before
 
     def _is_followed(self, model: nn.Module) -> bool:
         """Whether a call with autograd on is a recorder's to follow; one is opened if it is time."""
@@ -185,6 +200,8 @@ class Discovery:
     def _leave(self, recorder: Recorder, *raised: Any) -> bool:
         """Close it and say what became of it."""
         self._recorders.pop(id(recorder.model), None)
+        if self._closing is not None:
+            self._closing(recorder)
         stopped = recorder.__exit__(*raised)
         self.found.append(
             Found(
@@ -195,8 +212,6 @@ class Discovery:
                 recorder.origin,
             )
         )
-        if self._closed is not None:
-            self._closed(recorder)
         return stopped
 
 

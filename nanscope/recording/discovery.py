@@ -152,8 +152,8 @@ class Discovery:
     def _is_training(self, recorder: Recorder) -> bool:
         """Whether a backward pass followed the last call."""
         before = self._backwards.get(recorder, 0)
-        self._backwards[recorder] = recorder._backwards
-        return recorder._backwards > before
+        self._backwards[recorder] = recorder.backwards
+        return recorder.backwards > before
 
     def _is_followed(self, model: nn.Module) -> bool:
         """Whether a call with autograd on is a recorder's to follow; one is opened if it is time."""

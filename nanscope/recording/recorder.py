@@ -262,6 +262,25 @@ class Recorder:
         return self._active
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether a backward pass was made in a step that has not ended."""
+        return bool(self._step.readings)
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes that went through the model."""
+        return self._backwards
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those that were given, and those that have stepped the model."""
+        return self._rewinder.optimizers
+
+    def takes(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is one of those that end its steps."""
+        return self._active and self._updates.concerns(optimizer)
+
+    @property
     def trouble(self) -> Trouble | None:
         """The first non-finite value that reached a loss, a gradient or a parameter; None so far."""
         return None if self._ledger is None else self._ledger.trouble
@@ -286,6 +305,13 @@ class Recorder:
         A norm is over the weights of the Linear layers whose input and output are small enough to be kept.
         """
         return dict(self._samples)
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Note what somebody else has seen in the step under way, and keep the run file for it."""
+        if kind == "origin":
+            self.origin = {"step": self.steps, **fields}
+        self._sink.event(kind, self.steps, **fields)
+        self._sink.need()
 
     def log(self, **scalars: float) -> None:
         """Record scalars of the step under way, or, between two steps, of the one that just ended."""

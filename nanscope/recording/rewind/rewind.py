@@ -213,6 +213,11 @@ class Rewinder:
         self._memory.clear()
 
     @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those that were given, and those that have stepped while anything was kept."""
+        return tuple(self._optimizers)
+
+    @property
     def batch(self) -> dict[str, list[Tensor]]:
         """What has entered the step under way."""
         return {"inputs": [], "targets": []} if self._program is None else self._program.batch

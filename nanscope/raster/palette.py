@@ -66,7 +66,7 @@ class Glyphs:
         return (self.note, self.warning, self.error)[level]
 
 
-UNICODE = Glyphs("×", "▸", "✖", "▲", "●", "·", "━", "│", " ▏▎▍▌▋▊▉█", "░▒▓█", "▲", "▼")
+UNICODE = Glyphs("\N{MULTIPLICATION SIGN}", "▸", "✖", "▲", "●", "·", "━", "│", " ▏▎▍▌▋▊▉█", "░▒▓█", "▲", "▼")
 PLAIN_GLYPHS = Glyphs("X", ">", "X", "^", "o", ".", "-", "|", " .:-=+*#%@", ".:+#", "^", "v")
 
 

@@ -27,14 +27,11 @@ class Columns:
     """Arrays of shape (columns,).
 
     Attributes:
-        starts, stops: the rows of each column; where a row is wider than a column several have the same.
         low, high, mean: over the finite values, NaN where there is none.
         bad: how many values were NaN or infinite.
         measured: whether there was any value.
     """
 
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     mean: NDArray[np.float64]
@@ -42,11 +39,20 @@ class Columns:
     measured: NDArray[np.bool_]
 
 
-def edges(start: int, stop: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows at which `count` columns of the window start..stop begin and end; each has a row at least."""
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Rows at which columns begin and end, rising, shape (columns,); an empty one has `stop <= start`."""
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
+
+def edges_of(start: int, stop: int, count: int) -> Edges:
+    """The window start..stop in `count` columns; each has a row at least."""
     at = start + (stop - start) * np.arange(count + 1) / max(1, count)
     starts = np.floor(at[:-1]).astype(np.int64)
-    return starts, np.maximum(np.ceil(at[1:] - 1e-9).astype(np.int64), starts + 1)
+    stops = np.maximum(np.ceil(at[1:] - 1e-9).astype(np.int64), starts + 1)
+    return Edges(starts, np.minimum(stops, max(stop, start + 1)))
 
 
 class Reader:
@@ -57,20 +63,20 @@ class Reader:
         self._kept: OrderedDict[tuple[int, int], tuple[int, Overview | Floats]] = OrderedDict()
         self._bytes = 0
 
-    def columns(self, site: Site | None, stat: str, start: int, stop: int, count: int) -> Columns:
-        """One stat of a site (`None`: a scalar) over the rows start..stop in `count` columns.
+    def columns(self, site: Site | None, stat: str, edges: Edges) -> Columns:
+        """One stat of a site (`None`: a scalar) in columns.
 
         Raises:
             NotRecordedError: the run has no such series.
         """
         index = self.run.index(site, stat)
-        starts, stops = edges(start, stop, count)
-        stops = np.minimum(stops, max(stop, start + 1))
-        wide = (stop - start) / max(1, count)
+        start = int(edges.starts[0]) if len(edges.starts) else 0
+        stop = min(int(edges.stops.max(initial=0)), len(self.run))
+        wide = (stop - start) / max(1, len(edges.starts))
         bucket = next((size for size in BUCKETS if size * ENOUGH <= wide), 0)
         if bucket or not self._is_whole(start, stop):
-            return _of_overview(self.overview(index, bucket or BUCKETS[-1]), starts, stops, len(self.run))
-        return _of_rows(self.rows(index, start, min(stop, len(self.run))), start, starts, stops)
+            return _of_overview(self.overview(index, bucket or BUCKETS[-1]), edges, len(self.run))
+        return _of_rows(self.rows(index, start, stop), start, edges)
 
     def rows(self, index: int, start: int, stop: int) -> Floats:
         """The values of a column of the run, by blocks that hold all columns."""
@@ -82,7 +88,8 @@ class Reader:
 
     def row(self, row: int) -> Floats:
         """All numbers of one row."""
-        return self._block(row // BLOCK)[row % BLOCK]
+        found: Floats = self._block(row // BLOCK)[row % BLOCK]
+        return found
 
     def overview(self, index: int, bucket: int) -> Overview:
         """The summaries of a column of the run."""
@@ -121,62 +128,45 @@ class Reader:
         return any(first <= start and stop <= last for first, last in self.run.source.whole())
 
 
-def _of_rows(values: Floats, start: int, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Columns:
-    finite = np.isfinite(values)
-    wide = values.astype(np.float64)
-    low = _reduced(np.fmin, np.where(finite, wide, np.nan), start, starts, stops)
-    high = _reduced(np.fmax, np.where(finite, wide, np.nan), start, starts, stops)
-    count = _sums(finite, start, starts, stops)
-    total = _sums(np.where(finite, wide, 0.0), start, starts, stops)
-    mean = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
-    bad = _sums(is_nonfinite(values), start, starts, stops).astype(np.int64)
-    measured = _sums(~is_missing(values), start, starts, stops) > 0
-    return Columns(starts, stops, low, high, mean, bad, measured)
+def _of_rows(values: Floats, start: int, edges: Edges) -> Columns:
+    finite, wide = np.isfinite(values), values.astype(np.float64)
+    count = _reduced(np.add, finite.astype(np.float64), start, edges, empty=0.0)
+    total = _reduced(np.add, np.where(finite, wide, 0.0), start, edges, empty=0.0)
+    bad = _reduced(np.add, is_nonfinite(values).astype(np.float64), start, edges, empty=0.0)
+    seen = _reduced(np.add, (~is_missing(values)).astype(np.float64), start, edges, empty=0.0)
+    return Columns(
+        _reduced(np.fmin, np.where(finite, wide, np.nan), start, edges),
+        _reduced(np.fmax, np.where(finite, wide, np.nan), start, edges),
+        np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0),
+        bad.astype(np.int64),
+        seen > 0,
+    )
 
 
-def _sums(
-    values: NDArray[np.float64] | NDArray[np.bool_],
-    start: int,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    return _reduced(np.add, values.astype(np.float64), start, starts, stops, empty=0.0)
-
-
-def _of_overview(
-    overview: Overview, starts: NDArray[np.int64], stops: NDArray[np.int64], rows: int
-) -> Columns:
-    first = np.searchsorted(overview.starts, starts, "right") - 1
-    last = np.searchsorted(overview.starts, np.minimum(stops, rows), "left")
+def _of_overview(overview: Overview, edges: Edges, rows: int) -> Columns:
+    first = np.searchsorted(overview.starts, edges.starts, "right") - 1
+    last = np.searchsorted(overview.starts, np.minimum(edges.stops, rows), "left")
+    within = Edges(first, np.where(edges.stops > edges.starts, last, first))
     mean = overview.mean.astype(np.float64)
     known = np.isfinite(mean)
-    count = _reduced(np.add, known.astype(np.float64), 0, first, last, empty=0.0)
-    total = _reduced(np.add, np.where(known, mean, 0.0), 0, first, last, empty=0.0)
-    bad = _reduced(np.add, overview.nonfinite.astype(np.float64), 0, first, last, empty=0.0).astype(np.int64)
+    count = _reduced(np.add, known.astype(np.float64), 0, within, empty=0.0)
+    total = _reduced(np.add, np.where(known, mean, 0.0), 0, within, empty=0.0)
+    bad = _reduced(np.add, overview.nonfinite.astype(np.float64), 0, within, empty=0.0)
     return Columns(
-        starts,
-        stops,
-        _reduced(np.fmin, overview.low.astype(np.float64), 0, first, last),
-        _reduced(np.fmax, overview.high.astype(np.float64), 0, first, last),
-        np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0),
-        bad,
+        _reduced(np.fmin, overview.low.astype(np.float64), 0, within),
+        _reduced(np.fmax, overview.high.astype(np.float64), 0, within),
+        np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0),
+        bad.astype(np.int64),
         (bad > 0) | (count > 0),
     )
 
 
 def _reduced(
-    how: np.ufunc,
-    values: NDArray[np.float64],
-    start: int,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    *,
-    empty: float = np.nan,
+    how: np.ufunc, values: NDArray[np.float64], start: int, edges: Edges, *, empty: float = np.nan
 ) -> NDArray[np.float64]:
-    """`how` over values[starts:stops] of each column, `empty` where there is none."""
-    begin = np.clip(starts - start, 0, len(values))
-    end = np.clip(stops - start, 0, len(values))
-    pairs = np.stack((begin, end), 1).ravel()
+    """`how` over the values of each column, `empty` where there is none."""
+    begin = np.clip(edges.starts - start, 0, len(values))
+    end = np.clip(edges.stops - start, 0, len(values))
     padded = np.append(values, empty)  # so that an end may lie behind the last value
-    found = how.reduceat(padded, pairs)[::2] if len(pairs) else np.empty(0)
+    found = how.reduceat(padded, np.stack((begin, end), 1).ravel())[::2] if len(begin) else np.empty(0)
     return np.where(end > begin, found, empty)

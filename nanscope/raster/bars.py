@@ -1,0 +1,66 @@
+"""Bars and matrices: shares as lengths, counts as shades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanscope.raster.cells import Cells
+from nanscope.raster.palette import CASES, DIM, STRONG, TEXT, Graph, glyphs_of, shares
+
+DARK = 0x14171C
+
+
+def bar(share: float, width: int, graph: Graph) -> str:
+    """A share of the width, to an eighth of a cell where the terminal has such blocks."""
+    if graph is Graph.ASCII:
+        return "#" * round(share * width)
+    eighths = round(share * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def class_bars(
+    values: Sequence[float], height: int, width: int, graph: Graph, *, against: Sequence[float] = ()
+) -> Cells:
+    """A line per class, the largest as far as there is room: number, bar, per cent, and the true share."""
+    cells = Cells.blank(height, width)
+    total = sum(values) or 1.0
+    shown = sorted(range(len(values)), key=lambda c: -values[c])[:height]
+    digits = len(str(max(len(values) - 1, 0)))
+    room = max(1, width - digits - 8 - (9 if against else 0))
+    for row, number in enumerate(sorted(shown)):
+        share = values[number] / total
+        column = cells.write(row, 0, f"{number:>{digits}} ", DIM)
+        column = cells.write(row, column, f"{bar(share, room, graph):<{room}}", CASES[0])
+        column = cells.write(
+            row, column, f"{share:>5.0%} ", STRONG if share > 0.5 else TEXT, bold=share > 0.5
+        )
+        if against:
+            cells.write(row, column, f"of {against[number] / (sum(against) or 1.0):.0%}", DIM)
+    return cells
+
+
+def matrix(counts: NDArray[np.float64], height: int, width: int, graph: Graph) -> Cells:
+    """A confusion matrix: true classes down, predicted ones across, shaded by their share of the row."""
+    classes = len(counts)
+    size = max(len(f"{int(counts.max(initial=0))}"), len(str(classes - 1))) + 1
+    label = len(str(classes - 1)) + 1
+    cells = Cells.blank(min(height, classes + 1), width)
+    if label + size * classes > width:
+        cells.write(0, 0, f"{classes} classes are too wide for this pane: press z", DIM)
+        return cells
+    for number in range(classes):
+        cells.write(0, label + number * size, f"{number:>{size}}", DIM)
+        cells.write(number + 1, 0, f"{number:>{label - 1}}", DIM)
+    share = counts / np.maximum(1.0, counts.sum(1, keepdims=True))
+    colours = shares(share)
+    for row, column in np.ndindex(counts.shape):
+        text = f"{int(counts[row, column])}" if counts[row, column] else glyphs_of(graph).dot
+        dark = share[row, column] > 0.5
+        back = int(colours[row, column]) if counts[row, column] else None
+        fore = (DARK if dark else STRONG) if back is not None else DIM
+        cells.write(row + 1, label + column * size, f"{text:>{size}}", fore, back, bold=bool(dark))
+    return cells

@@ -53,7 +53,12 @@ class Session:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper[Any]:
         """See pytest."""
-        self._item, self._policy = item, _checked(lambda: self._policy_of(item))
+        self._item, self._policy = item, Policy(skip=True)
+        try:
+            self._policy = self._policy_of(item)
+        except PolicyError as error:
+            yield
+            pytest.fail(str(error), pytrace=False)
         if not self._policy.skip:
             _forget(self.run_file)
         return (yield from self._phase("setup"))

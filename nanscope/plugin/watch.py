@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from nanscope.plugin.sighting import Sighting
 from nanscope.plugin.strays import Strays, all_finite, kinds_of
-from nanscope.recording.discovery import Call, Discovery
+from nanscope.recording.discovery import Call, Discovery, Found
 from nanscope.recording.glance import Fields, glance
 from nanscope.recording.record import record
 from nanscope.recording.recorder import Recorder, recording
@@ -22,6 +23,21 @@ MOST_GLANCES = 4  # calls that are executed again in one phase
 
 _sick: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
 """Models that a failure was charged for: what they are good for afterwards is no other test's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a recorder was left.
+
+    Attributes:
+        steps: that have ended.
+        told: what was not finite in an optimizer's state.
+        is_sound: whether all parameters are finite.
+    """
+
+    steps: int
+    told: str
+    is_sound: bool
 
 
 class Watch:
@@ -39,7 +55,7 @@ class Watch:
         self._glanced: dict[int, nn.Module] = {}
         self._orphans: list[tuple[nn.Module, Fields]] = []
         self._waiting: dict[int, tuple[int, Fields]] = {}
-        self._told: list[str] = []
+        self._ends: list[_End] = []
 
     def begin(self) -> None:
         """Watch from now on."""
@@ -58,9 +74,9 @@ class Watch:
             warnings.filterwarnings("ignore", "nanscope: no optimizer step was seen", RuntimeWarning)
             self._discovery.__exit__(kind, error, trace)
         seen, healthy = [], []
-        for found, told in zip(self._discovery.found, self._told, strict=True):
-            if found.trouble is not None or found.origin is not None or told:
-                seen.append(Sighting(found.name, found.path, told, found.steps))
+        for found, end in zip(self._discovery.found, self._ends, strict=True):
+            if found.trouble is not None or end.told or _is_harm(found, end):
+                seen.append(Sighting(found.name, found.path, end.told, found.steps))
             elif found.path is not None:
                 healthy.append(found.path)
         return [*seen, *(self._recorded(*orphan) for orphan in self._orphans), *self._strays.seen], healthy
@@ -84,7 +100,8 @@ class Watch:
             recorder.tell("optimizer-state", told=told)
         if told or recorder.trouble or recorder.origin:
             _sick[id(recorder.model)] = recorder.model
-        self._told.append(told)
+        is_sound = all_finite(list(recorder.model.parameters()))
+        self._ends.append(_End(recorder.steps, told, is_sound))
 
     def _is_known(self, optimizer: Optimizer) -> bool:
         return any(recorder.takes(optimizer) for recorder in self._discovery.recorders) or any(
@@ -111,6 +128,17 @@ class Watch:
             recorder.tell("origin", **fields)
         _sick[id(module)] = module
         return Sighting(type(module).__name__, recorder.path)
+
+
+def _is_harm(found: Found, end: _End) -> bool:
+    """Whether the origin that was found matters.
+
+    What a test itself puts into a model that it does not train is its own affair, and where the step went on
+    to its end a gradient scaler has skipped it, unless the parameters say otherwise.
+    """
+    if found.origin is None or found.origin.get("phase") == "data":
+        return False
+    return found.origin["step"] >= end.steps or not end.is_sound
 
 
 def _is_sick(model: nn.Module) -> bool:

@@ -104,9 +104,11 @@ class Watch:
         self._ends.append(_End(recorder.steps, told, is_sound))
 
     def _is_known(self, optimizer: Optimizer) -> bool:
-        return any(recorder.takes(optimizer) for recorder in self._discovery.recorders) or any(
-            recorder.takes(optimizer) for recorder in recording()
-        )
+        """Whether a recorder follows it, or what it steps was broken before."""
+        if any(recorder.takes(optimizer) for recorder in recording()):
+            return True
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return any(id(parameter) in stepped for sick in _sick.values() for parameter in sick.parameters())
 
     # -- calls that belong to no training -------------------------------------------------------------
 

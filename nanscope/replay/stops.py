@@ -65,8 +65,8 @@ def first_bad(case: Case) -> Stop | None:
 def divergence(case: Case, baseline: Case) -> int | None:
     """The row from which on the loss is more than twice the baseline's, or not finite, until the end.
 
-    Both losses are means over 256 equal stretches of the samples that both have seen; a stretch in which one
-    of them has no step says nothing.
+    Both losses are means over 256 equal stretches of the samples that both have seen; a stretch in which the
+    case has no step says nothing, one in which the baseline has none is held against its last step before.
     """
     if case is baseline or not (case.run.has(None, "loss") and baseline.run.has(None, "loss")):
         return None
@@ -74,13 +74,20 @@ def divergence(case: Case, baseline: Case) -> int | None:
     end = min(axis.at(each.rows - 1, Unit.SAMPLES) for axis, each in zip(axes, (case, baseline), strict=True))
     at = [np.array([axis.row(end * i / CELLS, Unit.SAMPLES) for i in range(CELLS + 1)]) for axis in axes]
     mine, its = (_means(each, rows) for each, rows in zip((case, baseline), at, strict=True))
+    its = _held(its, np.diff(at[1]) > 0)
     parted = (mine > PARTED * its) | ~np.isfinite(mine)
-    known = (np.diff(at[0]) > 0) & (np.diff(at[1]) > 0) & np.isfinite(its)
+    known = (np.diff(at[0]) > 0) & np.isfinite(its)
     together = np.flatnonzero(known & ~parted)
     first = int(together[-1]) + 1 if together.size else 0
     if not (known & parted)[first:].any():
         return None
     return int(at[0][first])
+
+
+def _held(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each value that is not known replaced by the one known last; NaN before the first."""
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
+    return np.where(last >= 0, values[np.maximum(last, 0)], np.nan)
 
 
 def _means(case: Case, at: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -31,6 +31,12 @@ def nothing_left() -> Iterator[None]:
     assert not calls._watchers
 
 
+@pytest.fixture(autouse=True)
+def no_compacting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are not made smaller here: it would take longer than the trainings."""
+    monkeypatch.setattr("nanscope.recording.sink.compact_at_close", lambda _path: None)
+
+
 @pytest.fixture
 def discovery(tmp_path: Path) -> Make:
     """Makes one that records into numbered files."""

@@ -10,8 +10,7 @@ import pytest
 
 IS_INSTALLED = any(point.name == "nanscope" for point in entry_points(group="pytest11"))
 QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist")
-NAME = "nanscope" if IS_INSTALLED else "nanscope.pytest_plugin"
-PLUGIN = ("-p", NAME)
+PLUGIN = ("-p", "nanscope" if IS_INSTALLED else "nanscope.pytest_plugin")
 
 PRELUDE = '''
 import pytest

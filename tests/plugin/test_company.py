@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.plugin.running import IS_INSTALLED, NAME, PLUGIN, PRELUDE, QUIET, kept, line_of, run, text_of
+from tests.plugin.running import PLUGIN, PRELUDE, QUIET, kept, line_of, run, text_of
 
 pytest_plugins = "pytester"
 
@@ -176,20 +176,18 @@ def test_after():
     result.stdout.fnmatch_lines(["nanscope: `log` gave -inf (step 0, loss)"])
 
 
-@pytest.mark.skipif(not IS_INSTALLED, reason="the installed package has no entry point for pytest yet")
-def test_the_entry_point(pytester: pytest.Pytester) -> None:
-    """It is there without being named, and is blocked by name."""
-    pytester.makepyfile(test_it=PRELUDE + "def test_bad(): fit()\n")
-    pytester.runpytest_subprocess(*QUIET, "--nanscope").assert_outcomes(failed=1)
-    refused = pytester.runpytest_subprocess(*QUIET, "-p", "no:nanscope", "--nanscope")
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-
-
-def test_it_may_be_blocked(pytester: pytest.Pytester) -> None:
-    """`-p no:...` leaves no option, no hook and no marker behind."""
-    pytester.makepyfile(test_it=PRELUDE + "def test_bad(): fit()\n")
-    result = pytester.runpytest_subprocess(*PLUGIN, *QUIET, "-p", f"no:{NAME}")
-    result.assert_outcomes(passed=1)
+def test_the_entry_point(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named as an installed package names it, it is there by itself, and is blocked by its name."""
+    about = pytester.mkdir("site") / "nanscope_here-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: nanscope-here\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[pytest11]\nnanscope = nanscope.pytest_plugin\n")
+    monkeypatch.setenv("PYTHONPATH", str(about.parent), prepend=":")
+    pytester.makepyfile(test_it="def test_it(): pass")
+    pytester.runpytest_subprocess(*QUIET, "--nanscope").assert_outcomes(passed=1)
+    blocked = pytester.runpytest_subprocess(*QUIET, "-p", "no:nanscope", "--nanscope")
+    assert blocked.ret == pytest.ExitCode.USAGE_ERROR
+    blocked.stderr.fnmatch_lines(["*unrecognized arguments: --nanscope*"])
 
 
 def test_the_light_module_is_light() -> None:

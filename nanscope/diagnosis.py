@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from nanscope.causes import COLLAPSE_REMEDIES, REMEDIES
 from nanscope.detectors import detect
+from nanscope.evidence.facts import as_list
 from nanscope.evidence.origin import as_origin, ended_by, origin_of
 from nanscope.kept import hidden_nonfinite, kept_rows
 from nanscope.reasons import causes
@@ -177,7 +179,7 @@ def _tried(run: Run) -> list[Remedy]:
     """What was tried on the steps themselves."""
     found = []
     for event in run.events_of("remedies")[:1]:
-        for each in event.get("tried") or ():
+        for each in (made for made in as_list(event.get("tried")) if isinstance(made, Mapping)):
             name, change, outcome = (str(each.get(key)) for key in ("id", "change", "outcome"))
             steps = each.get("steps")
             if name in REMEDIES and outcome in ("prevented", "not-prevented"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nanscope.causes import CATALOGUE
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.facts import Facts, as_number
+from nanscope.evidence.facts import Facts, as_list, as_number
 from nanscope.evidence.origin import claims, origin_of
 from nanscope.numbers import number
 from nanscope.run import Run, is_missing
@@ -43,13 +43,15 @@ def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
 def _again(run: Run) -> Iterator[_Named]:
     """A step that did not fail when it was executed again."""
     for event in run.events_of("not-reproduced")[:1]:
-        differs = tuple(each for each in event.get("differs", ()) if isinstance(each, str))
+        differs = tuple(each for each in as_list(event.get("differs")) if isinstance(each, str))
         yield "not-reproducible", "executed again from the same state, the step was finite", differs
 
 
 def _ranked(found: Sequence[Claim]) -> tuple[Cause, ...]:
-    first = {claim.cause: claim for claim in reversed(found) if claim.cause in CATALOGUE}
-    ordered = [claim for claim in found if first.get(claim.cause) is claim]
+    first: dict[str, Claim] = {}
+    for claim in found:
+        first.setdefault(claim.cause, claim)
+    ordered = [claim for claim in first.values() if claim.cause in CATALOGUE]
     return tuple(
         Cause(
             claim.cause,

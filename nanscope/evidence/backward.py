@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
 from nanscope.evidence.facts import Facts, Made, Operation, between, of_many
+from nanscope.evidence.overflow import parts_can_overflow
 from nanscope.numbers import number
 
-ROOTS = (
-    "sqrt",
-    "rsqrt",
-    "norm",
-    "linalg_vector_norm",
-    "std",
-    "cdist",
-    "pdist",
-    "euclidean",
-    "pairwise",
-    "var_mean",
-)
-EDGES = ("acos", "asin", "atanh", "acosh", "logit", "erfinv", "atan2", "angle")
+NORMS = ("norm", "linalg_vector_norm", "std", "cdist", "pdist", "euclidean", "pairwise")
+LOGS = ("log", "log2", "log10", "xlogy")
+EDGES: Mapping[str, tuple[float, float]] = {
+    "acos": (-1.0, 1.0),
+    "asin": (-1.0, 1.0),
+    "atanh": (-1.0, 1.0),
+    "erfinv": (-1.0, 1.0),
+    "acosh": (1.0, math.inf),
+    "logit": (0.0, 1.0),
+}
+"""Where the slope of a function is infinite."""
+
 PICKING = (
     "where",
     "masked",
@@ -40,50 +40,73 @@ PICKING = (
     "relu",
     "embedding",
 )
-LOGS = ("log", "xlogy")
 
 
 def of_gradient(facts: Facts) -> Iterator[Claim]:
     """Claims about a gradient that was born broken; none if nothing is proved."""
     forward = facts.forward or Operation({})
     name, operand = forward.op or facts.op, next(iter(forward.operands), Made({}))
-    if _is_masked(facts):
+    masked = _is_masked(facts)
+    if masked:
         yield _masked(facts, name, operand)
-    if name.startswith(ROOTS) and _has_zero(operand):
-        zeros = of_many(max(1.0, operand.number("zeros")), operand.number("numel"), "exact zero")
-        yield Claim(
-            "sqrt-at-zero",
-            f"the slope of `{name}` is infinite at zero; it received {zeros}{facts.where}"
-            if not name.startswith("std")
-            else f"the slope of `{name}` is infinite where all numbers are alike{facts.where}",
-            (f"its argument ranges from {between(operand)}",),
-            "torch.sqrt(x + eps)" if "sqrt" in name else "(x.pow(2).sum(dim) + eps).sqrt()",
-        )
-    elif name.startswith("std"):
-        yield Claim(
-            "sqrt-at-zero",
-            f"the slope of `{name}` is infinite where all numbers are alike{facts.where}",
-            (f"its argument ranges from {between(operand)}",),
-            "(x.var(dim) + eps).sqrt()",
-        )
-    elif name.startswith("pow") and _has_zero(operand):
-        exponent = forward.scalar("exponent")
-        yield Claim("pow-at-zero", f"the slope of x ** {number(exponent)} is infinite at zero{facts.where}")
-    elif name.startswith(EDGES):
-        yield Claim(
-            "domain-boundary-gradient",
-            f"the slope of `{name}` is infinite at the edge of its domain{facts.where}",
-            (f"its argument ranges from {between(operand)}",),
-            f"torch.{name}(x.clamp(-1 + eps, 1 - eps))",
-        )
-    elif name.startswith(LOGS) and _has_zero(operand):
-        yield Claim("log-of-zero", f"the slope of `{name}` is infinite at zero{facts.where}")
-    elif name.startswith(("div", "reciprocal")) and _has_zero(forward.operand("other") or operand):
-        yield Claim(
-            "division-by-zero", f"the slope of `{name}` is infinite where it divides by zero{facts.where}"
-        )
-    elif not _is_masked(facts):
+    slope = next(_slopes(facts, forward, name, operand), None)
+    if slope is not None:
+        yield slope
+    elif not masked:
         yield from _product(facts, name)
+
+
+def _slopes(facts: Facts, forward: Operation, name: str, operand: Made) -> Iterator[Claim]:
+    """The slope of the operation is infinite where it was asked for."""
+    ranged = (f"its argument ranges from {between(operand)}",)
+    low, high = operand.number("min"), operand.number("max")
+    if name in ("sqrt", "rsqrt", "hypot") and _has_zero(operand):
+        zeros = of_many(max(1.0, operand.number("zeros")), operand.number("numel"), "exact zero")
+        why = f"the slope of `{name}` is infinite at zero; it received {zeros}{facts.where}"
+        safe = "(x * x + y * y + eps).sqrt()" if name == "hypot" else "torch.sqrt(x + eps)"
+        yield Claim("sqrt-at-zero", why, ranged, safe)
+    elif name.startswith(NORMS) and low == high and (low == 0 or name.startswith("std")):
+        what = "where all numbers are alike" if name.startswith("std") else "where all is zero"
+        why = f"the slope of `{name}` is infinite {what}{facts.where}"
+        yield Claim("sqrt-at-zero", why, ranged, "(x.pow(2).sum(dim) + eps).sqrt()")
+    elif name.startswith("pow") and _has_zero(operand) and _exponent(forward) < 1:
+        exponent = number(_exponent(forward))
+        yield Claim("pow-at-zero", f"the slope of x ** {exponent} is infinite at zero{facts.where}", ranged)
+    elif name in EDGES and (low == EDGES[name][0] or high == EDGES[name][1]):
+        why = f"the slope of `{name}` is infinite at the edge of its domain{facts.where}"
+        yield Claim("domain-boundary-gradient", why, ranged, _inside(name))
+    elif name in LOGS and _has_zero(_argument(forward, name, operand)):
+        yield Claim("log-of-zero", f"the slope of `{name}` is infinite at zero{facts.where}", ranged)
+    elif name == "log1p" and low == -1:
+        yield Claim("log-of-zero", f"the slope of `log1p` is infinite at -1{facts.where}", ranged)
+    elif name.startswith(("div", "reciprocal")) and _divides_by_zero(forward, name, operand):
+        why = f"the slope of `{name}` is infinite where it divides by zero{facts.where}"
+        yield Claim("division-by-zero", why)
+
+
+def _exponent(forward: Operation) -> float:
+    """The smallest that it was raised to, NaN if that is not known."""
+    tensor = forward.operand("exponent")
+    return forward.scalar("exponent") if tensor is None else tensor.number("min")
+
+
+def _argument(forward: Operation, name: str, operand: Made) -> Made:
+    return forward.operand("other") or operand if name == "xlogy" else operand
+
+
+def _divides_by_zero(forward: Operation, name: str, operand: Made) -> bool:
+    divisor = forward.operand("other")
+    turned = name == "reciprocal" or str(forward.data.get("call")).endswith(("__rtruediv__", "__rdiv__"))
+    if divisor is None and not turned:
+        return forward.scalar("other") == 0
+    return _has_zero(divisor or operand)
+
+
+def _inside(name: str) -> str:
+    """The safe form of a function with edges."""
+    if name == "logit":
+        return "torch.logit(x, eps=1e-6)"
+    return f"torch.{name}(x.{'clamp_min(1 + eps)' if name == 'acosh' else 'clamp(-1 + eps, 1 - eps)'})"
 
 
 def _is_masked(facts: Facts) -> bool:
@@ -109,13 +132,14 @@ def _has_zero(operand: Made) -> bool:
 
 
 def _product(facts: Facts, name: str) -> Iterator[Claim]:
-    if any(operand.number("nan") > 0 for operand in facts.operands):
+    if any(operand.number("nan") > 0 or operand.number("inf") > 0 for operand in facts.operands):
         return
     sizes = [f"{number(o.number('abs_max'))}" for o in facts.operands if o.number("abs_max") > 0]
-    if facts.result.text("dtype") == "float16":
-        yield Claim(
-            "dtype-overflow", f"the gradient of `{name}` exceeds 65504, the largest number of float16"
-        )
-    elif sizes and not facts.is_nan:
-        text = f"the gradient of `{name}` is the product of finite numbers up to {' and '.join(sizes[:2])}"
+    narrow = facts.result.text("dtype") == "float16"
+    if not sizes or (facts.is_nan and not (narrow and parts_can_overflow(facts))):
+        return
+    text = f"the gradient of `{name}` is the product of finite numbers up to {' and '.join(sizes[:2])}"
+    if narrow:
+        yield Claim("dtype-overflow", f"{text}: it exceeds 65504, the largest number of float16")
+    else:
         yield Claim("gradient-explosion", f"{text}: larger than {number(facts.limit)}")

@@ -168,11 +168,16 @@ def as_list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def of_many(part: float, whole: float, word: str) -> str:
+def of_many(part: float, total: float, word: str) -> str:
     """`3 exact zeros of 60`."""
-    many = "" if math.isnan(whole) else f" of {int(whole):,}"
+    many = "" if math.isnan(total) else f" of {whole(total)}"
     plural = "" if part == 1 else "s"
-    return f"{int(part):,} {word}{plural}{many}"
+    return f"{whole(part)} {word}{plural}{many}"
+
+
+def whole(value: float) -> str:
+    """A count in words, whatever stands in its place."""
+    return f"{int(value):,}" if math.isfinite(value) else number(value)
 
 
 def between(operand: Made) -> str:

@@ -19,7 +19,6 @@ from nanscope.evidence.reductions import (
     spread,
 )
 from nanscope.evidence.sources import sources
-from nanscope.numbers import number
 
 LOGS = ("log", "xlogy", "xlog1py")
 NO_LOGS = ("logical", "logspace", "logaddexp", "logcumsumexp", "log_sigmoid", "log_normal", "logdet")

@@ -127,7 +127,8 @@ def _bad(facts: Facts, cause: str, what: str) -> Claim:
         .replace("infs", "inf")
     )
     named = name if cause in ("bad-parameter", "bad-buffer") and name else what
-    return Claim(cause, f"{named} already held {held or 'non-finite numbers'} before the model used it")
+    user = "the loss" if cause == "bad-target" else "the model"
+    return Claim(cause, f"{named} already held {held or 'non-finite numbers'} before {user} used it")
 
 
 def _broken_target(facts: Facts) -> Made | None:
@@ -145,11 +146,12 @@ def _sample(facts: Facts) -> tuple[str, ...]:
     samples = [row for row in as_list(facts.data.get("samples")) if isinstance(row, int)]
     if not samples or len(samples) > FEW:
         return ()
-    rows = ", ".join(map(str, samples))
-    checked = facts.data.get("samples_checked")
-    if checked is True:
-        return (f"row {rows} of the batch is to blame: with another in its place the step is finite",)
-    return (f"broken in row {rows} of the batch",)
+    rows = f"row{'s' if len(samples) > 1 else ''} {', '.join(map(str, samples))} of the batch"
+    if facts.data.get("samples_checked") is not True:
+        return (f"broken in {rows}",)
+    if len(samples) > 1:
+        return (f"{rows} are to blame: with others in their place the step is finite",)
+    return (f"{rows} is to blame: with another in its place the step is finite",)
 
 
 def _location(value: Any) -> Location | None:

@@ -1,0 +1,40 @@
+"""Finite operands whose result is larger than its dtype can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from nanscope.evidence.claims import Claim
+from nanscope.evidence.facts import Facts
+from nanscope.numbers import number
+
+
+def overflow(facts: Facts) -> Iterator[Claim]:
+    """A finite result too large for the dtype; which cause that has the rows must say."""
+    if any(operand.number("nan") > 0 or operand.number("inf") > 0 for operand in facts.operands):
+        return
+    sizes = [
+        f"{o.words} up to {number(o.number('abs_max'))}" for o in facts.operands if o.number("abs_max") > 0
+    ]
+    if not sizes or (facts.is_nan and not parts_can_overflow(facts)):
+        return
+    dtype = facts.result.text("dtype") or "its dtype"
+    text = (
+        f"`{facts.op}` of {', '.join(sizes[:3])} exceeds {number(facts.limit)}, the largest number of {dtype}"
+    )
+    yield Claim("dtype-overflow", text)
+
+
+def parts_can_overflow(facts: Facts) -> bool:
+    """Whether finite operands are large enough for infinite partial results, which alone make a NaN.
+
+    No sum of products of two operands, or of squares of one, is larger than the square of the largest number
+    times the product of the others times how many there are.
+    """
+    sizes = [max(1.0, size) for o in facts.operands if 0 < (size := o.number("abs_max")) < math.inf]
+    counts = [max(1.0, count) for o in facts.operands if 0 < (count := o.number("numel")) < math.inf]
+    if not sizes:
+        return False
+    bound = sum(map(math.log, sizes)) + math.log(max(sizes)) + math.log(max(counts, default=1.0))
+    return bound >= math.log(facts.limit)

@@ -58,7 +58,7 @@ class Further:
         if loss.numel() != 1 or time.monotonic() - began > SECONDS:
             return None
         found = sharpness(loss, list(self._model.parameters()))
-        if found is None or not math.isfinite(found.value):
+        if found is None or not math.isfinite(found.value * found.residual):
             return None
         return {
             "sharpness": found.value,

@@ -1,7 +1,8 @@
 """The command line: wiring only. What is heavy is imported by the command that needs it.
 
 - `train.py`: train the experiment
-- `answers.py`: diagnose, compare, replay: what happened in a run
+- `answers.py`: diagnose, compare: what happened in a run
+- `replay.py`: the run on the screen
 - `files.py`: info, verify, compact, export: the run file itself
 - `options.py`: what several commands take; `output.py`: a file that a command writes
 """
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from nanscope import __version__
-from nanscope.cli import answers, files, train
+from nanscope.cli import answers, files, replay, train
 from nanscope.cli.options import INTERRUPTED, complain
 from nanscope.errors import NanscopeError
 
@@ -31,7 +32,7 @@ COMMANDS = (
     train.train,
     answers.diagnose,
     answers.compare,
-    answers.replay,
+    replay.replay,
     files.info,
     files.verify,
     files.compact,

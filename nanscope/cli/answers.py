@@ -1,4 +1,4 @@
-"""The commands that say what happened in a run: `diagnose`, `compare`, `replay`."""
+"""The commands that say what happened in a run: `diagnose`, `compare`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def diagnose(run: Path, form: str, verify: bool) -> NoReturn:
     if verify:
         from nanscope.cli.verify import tell_verified  # noqa: PLC0415 - loads torch
 
-        sys.exit(_exit_code([tell_verified(run, form)]))
-    sys.exit(_exit_code([tell(run, form)]))
+        sys.exit(exit_code([tell_verified(run, form)]))
+    sys.exit(exit_code([tell(run, form)]))
 
 
 @click.command()
@@ -39,18 +39,7 @@ def compare(runs: tuple[Path, ...], form: str) -> NoReturn:
         raise UsageError(
             "one run has nothing to be compared with", f"name another, or: nanscope diagnose {runs[0]}"
         )
-    sys.exit(_exit_code(tell_all(runs, form)))
-
-
-@click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--once", is_flag=True, help="Print the answer as text and leave.")
-def replay(runs: tuple[Path, ...], once: bool) -> NoReturn:
-    """Show RUNS, by default the newest below runs/; several side by side. Prints the answer as text."""
-    del once  # there is no full-screen replay yet: text is all there is
-    if len(runs) > 1:
-        sys.exit(_exit_code(tell_all(runs, "text")))
-    sys.exit(_exit_code([tell(runs[0] if runs else _newest(), "text")]))
+    sys.exit(exit_code(tell_all(runs, form)))
 
 
 def tell(path: Path, form: str) -> Diagnosis:
@@ -80,13 +69,7 @@ def tell_all(paths: Sequence[Path], form: str) -> list[Diagnosis]:
     return diagnoses
 
 
-def _newest() -> Path:
-    files = sorted(Path("runs").glob("*.h5"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        raise UsageError("no run file below runs/", "name one, or make one: nanscope train --batch-size 1")
-    return files[-1]
-
-
-def _exit_code(diagnoses: Sequence[Diagnosis]) -> int:
+def exit_code(diagnoses: Sequence[Diagnosis]) -> int:
+    """1 if something of severity error was found, else 0."""
     findings = [finding.severity for diagnosis in diagnoses for finding in diagnosis.findings]
     return int(Severity.ERROR in findings)

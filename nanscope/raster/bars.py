@@ -25,21 +25,25 @@ def bar(share: float, width: int, graph: Graph) -> str:
 def class_bars(
     values: Sequence[float], height: int, width: int, graph: Graph, *, against: Sequence[float] = ()
 ) -> Cells:
-    """A line per class, the largest as far as there is room: number, bar, per cent, and the true share."""
-    cells = Cells.blank(height, width)
-    total = sum(values) or 1.0
-    shown = sorted(range(len(values)), key=lambda c: -values[c])[:height]
-    digits = len(str(max(len(values) - 1, 0)))
-    room = max(1, width - digits - 8 - (9 if against else 0))
-    for row, number in enumerate(sorted(shown)):
-        share = values[number] / total
-        column = cells.write(row, 0, f"{number:>{digits}} ", DIM)
-        column = cells.write(row, column, f"{bar(share, room, graph):<{room}}", CASES[0])
-        column = cells.write(
-            row, column, f"{share:>5.0%} ", STRONG if share > 0.5 else TEXT, bold=share > 0.5
-        )
-        if against:
-            cells.write(row, column, f"of {against[number] / (sum(against) or 1.0):.0%}", DIM)
+    """Per class a number, a bar, per cent, and the true share; in as many columns as there is need for."""
+    cells, total = Cells.blank(height, width), sum(values) or 1.0
+    columns = max(1, -(-len(values) // max(1, height)))
+    size = width // columns
+    for number, value in enumerate(values):
+        true = against[number] / (sum(against) or 1.0) if against and size >= 30 else None
+        row, left = number % max(1, height), number // max(1, height) * size
+        cells.put(row, left, _bar(number, size - 1, value / total, true, graph))
+    return cells
+
+
+def _bar(number: int, width: int, share: float, true: float | None, graph: Graph) -> Cells:
+    cells, strong = Cells.blank(1, width), share > 0.5
+    room = max(1, width - 9 - (8 if true is not None else 0))
+    column = cells.write(0, 0, f"{number:>2} ", DIM)
+    column = cells.write(0, column, f"{bar(share, room, graph):<{room}}", CASES[0])
+    column = cells.write(0, column, f"{share:>5.0%} ", STRONG if strong else TEXT, bold=strong)
+    if true is not None:
+        cells.write(0, column, f"of {true:.0%}", DIM)
     return cells
 
 

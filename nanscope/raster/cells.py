@@ -121,3 +121,8 @@ def fit(text: str, width: int) -> str:
     while cell_len(tail) > width - 2 - head:
         tail = tail[1:]
     return set_cell_size(set_cell_size(text, head) + ".." + tail, width)
+
+
+def fit_end(text: str, width: int) -> str:
+    """Text in at most so many cells, cut at its end."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 2)) + ".."

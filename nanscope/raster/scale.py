@@ -63,4 +63,6 @@ def scale_of(
     usual = float(np.median(logs))
     low = max(math.floor(logs.min()), math.floor(usual) - BELOW)
     high = min(math.ceil(logs.max()), low + MOST_DECADES)
-    return Scale(low, max(high, low + 1), linear=False, over=logs.max() > high, under=logs.min() < low)
+    return Scale(
+        low, max(high, low + 1), linear=False, over=bool(logs.max() > high), under=bool(logs.min() < low)
+    )

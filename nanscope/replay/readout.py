@@ -42,7 +42,7 @@ def worded(value: float) -> str:
 
 def readout(case: Case, place: Place, axis: Axis) -> list[Line]:
     """The focus: where, and every stat of the layer there."""
-    lines = [_where(case, place, axis)]
+    lines = _where(case, place, axis)
     lines += [line for name in STATS if (line := _stat(case, place, name)) is not None]
     lines += _counts(case, place)
     lines += [
@@ -72,10 +72,11 @@ def bad_in(case: Case, row: int) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _where(case: Case, place: Place, axis: Axis) -> Line:
-    samples = count(round(axis.at(place.row, Unit.SAMPLES)))
-    epoch = f"epoch {axis.at(place.row, Unit.EPOCHS):.3f}  " if case.per_epoch else ""
-    return Line(f"{epoch}samples", samples)
+def _where(case: Case, place: Place, axis: Axis) -> list[Line]:
+    samples = Line("samples", count(round(axis.at(place.row, Unit.SAMPLES))))
+    if not case.per_epoch:
+        return [samples]
+    return [Line("epoch", f"{axis.at(place.row, Unit.EPOCHS):.3f}"), samples]
 
 
 def _stat(case: Case, place: Place, name: str) -> Line | None:

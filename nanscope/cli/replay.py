@@ -1,0 +1,81 @@
+"""`nanscope replay`: the run on the screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from nanscope.cli.answers import exit_code, tell, tell_all
+from nanscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from nanscope.replay.link import Link
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--case", type=click.IntRange(1), help="Look at this one of several runs first.")
+@click.option("--at", type=int, metavar="STEP", help="Begin at this step.")
+@click.option("--layer", metavar="NAME", help="Begin at this layer.")
+@click.option("--window", metavar="FIRST:LAST", help="Begin with these steps in sight.")
+@click.option("--screen", type=click.IntRange(1, 6), help="Begin with this screen.")
+@click.option("--once", is_flag=True, help="Print the answer as text and leave.")
+@click.option("--alone", is_flag=True, help="Do not look for runs with other batch sizes beside it.")
+@click.option(
+    "--graph", type=click.Choice(["auto", "braille", "block", "ascii"]), default="auto",
+    help="What plots are drawn with.",
+)  # fmt: skip
+@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
+def replay(
+    runs: tuple[Path, ...], *, case: int | None, at: int | None, layer: str | None, window: str | None,
+    screen: int | None, once: bool, alone: bool, graph: str, no_mouse: bool,
+) -> NoReturn:  # fmt: skip
+    """Walk through RUNS, files or folders, step by step; by default the newest below runs/.
+
+    The other batch sizes of the same experiment are found in its folder. Without a terminal the answer is
+    printed as text.
+    """
+    from nanscope.replay.cases import files_of, newest  # noqa: PLC0415 - loads numpy and h5py
+    from nanscope.replay.link import Link  # noqa: PLC0415 - the same
+
+    paths = files_of(runs) if runs else [newest()]
+    if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        sys.exit(_print(paths))
+    _show(paths, case, Link(at, layer, window, screen), graph=graph, alone=alone, mouse=not no_mouse)
+    sys.exit(0)
+
+
+def _show(
+    paths: Sequence[Path], case: int | None, link: Link, *, graph: str, alone: bool, mouse: bool
+) -> None:
+    """Open the runs on the whole screen."""
+    from nanscope.raster.palette import choose  # noqa: PLC0415 - loads numpy
+    from nanscope.replay.cases import open_case, ordered  # noqa: PLC0415 - loads h5py
+    from nanscope.replay.link import opened  # noqa: PLC0415 - the same
+    from nanscope.tui.app import ReplayApp  # noqa: PLC0415 - loads textual
+    from nanscope.tui.keys import config_path, remapped  # noqa: PLC0415 - the same
+    from nanscope.tui.session import Options, Session  # noqa: PLC0415 - the same
+
+    cases = [open_case(path) for path in paths]
+    if case is not None and case > len(cases):
+        raise UsageError(f"--case {case}: there are {len(cases)}", "count them from 1, as they are named")
+    focus = cases[(case or 1) - 1]
+    seated = cases if case is not None else ordered(cases)
+    how = choose(graph, os.environ, sys.stdout.encoding or "ascii")
+    slow = "SSH_CONNECTION" in os.environ
+    options = Options(how, "NO_COLOR" not in os.environ, alone or len(cases) > 1, 10 if slow else 15)
+    session = Session(seated, options, seated.index(focus))
+    session.place = opened(session.place, focus, link)
+    actions, notice = remapped(config_path(os.environ))
+    ReplayApp(session, actions=actions, notice=notice, mouse=mouse).run(mouse=mouse)
+
+
+def _print(paths: Sequence[Path]) -> int:
+    """The answer as text, with what grew; several runs side by side."""
+    diagnoses = tell_all(paths, "text") if len(paths) > 1 else [tell(paths[0], "text")]
+    return exit_code(diagnoses)

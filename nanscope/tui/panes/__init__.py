@@ -1,0 +1,1 @@
+"""Panes: functions `(scene, height, width) -> Cells`; they read files, and run in a worker."""

@@ -1,0 +1,186 @@
+"""What stands on every screen: header, timeline, verdict, footer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nanscope.numbers import count
+from nanscope.raster.cells import PLAIN, Cells, fit, fit_end
+from nanscope.raster.heat import rail
+from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, HEAD_BACK, RULE, STRONG, TEXT, WARN
+from nanscope.replay.columns import edges_of
+from nanscope.replay.link import SCREENS
+from nanscope.replay.stops import first_bad
+from nanscope.tui.scene import Scene, colour_of
+from nanscope.values import Severity, Verdict
+
+LABEL = 9
+LEVELS = {Verdict.DIVERGED: 2, Verdict.COLLAPSED: 2, Verdict.SUSPICIOUS: 1, Verdict.HEALTHY: 0}
+
+
+def header(scene: Scene, height: int, width: int) -> Cells:
+    """The run, the screens, the case, the player."""
+    cells = Cells.blank(height, width)
+    cells.back[:] = HEAD_BACK
+    place, case = scene.place, scene.case
+    column = cells.write(0, 1, "nanscope", STRONG, HEAD_BACK, bold=True) + 2
+    right = _state(scene)
+    cells.write(0, max(column, width - len(right) - 1), right, STRONG, HEAD_BACK)
+    tabs = sum(len(name) + 4 for name in SCREENS[1:])
+    wide = width >= 110
+    room = width - column - len(right) - 3 - (tabs if wide else 24)
+    column = cells.write(0, column, fit(str(case.path), max(6, min(34, room))), TEXT, HEAD_BACK) + 2
+    for number, name in enumerate(SCREENS[1:], 1):
+        here = number == place.screen
+        word = (
+            f"{number} {name.upper() if here else name}"
+            if wide
+            else f"{number}{name[:4].upper() if here else ''}"
+        )
+        fore = STRONG if here else DIM
+        column = cells.write(0, column, word, fore, HEAD_BACK, bold=here) + (2 if wide else 1)
+    return cells
+
+
+def _state(scene: Scene) -> str:
+    cases = scene.desk.cases
+    case = f"{scene.case.label} [{scene.place.case + 1}/{len(cases)}]" if len(cases) > 1 else scene.case.label
+    player = f"> PLAYING x{scene.speed:g}" if scene.speed else "|| PAUSED"
+    return f"{case}  {scene.notice or player}"
+
+
+def timeline(scene: Scene, height: int, width: int) -> Cells:
+    """The whole run, what happened in it, and the window; a row each, then the steps."""
+    cells = Cells.blank(height, width)
+    room = width - LABEL - 1
+    for row, word in enumerate(("run", "events", "window", str(scene.place.unit.value))[:height]):
+        cells.write(row, 1, word, DIM)
+    if not scene.case.rows or room < 10:
+        return cells
+    cells.put(0, LABEL, _run(scene, room))
+    cells.put(1, LABEL, _events(scene, room))
+    cells.put(2, LABEL, _window(scene, room))
+    if height > 3:
+        cells.put(3, LABEL, _ticks(scene, room))
+    return cells
+
+
+def _run(scene: Scene, width: int) -> Cells:
+    """The loss of the whole run as a shade: where it stood high, and where it was not finite."""
+    case = scene.case
+    cells = Cells.blank(1, width)
+    cells.glyphs[0], cells.fore[0] = scene.glyphs.shades[0], RULE
+    name = "loss" if case.run.has(None, "loss") else next(iter(case.run.scalars), "")
+    if not name:
+        return cells
+    read = case.reader.columns(None, name, edges_of(0, case.rows, width))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logs = np.log10(np.maximum(read.mean, 1e-30))
+    usual = np.nanmedian(logs) if np.isfinite(logs).any() else 0.0
+    level = np.clip(np.nan_to_num(logs - usual) / 2 + 0.5, 0, 3).astype(int)
+    cells.glyphs[0] = np.array(list(scene.glyphs.shades))[level]
+    cells.fore[0] = DIM
+    bad = read.bad > 0
+    marks = rail(bad, scene.look(width))
+    for mine, its in zip(
+        (cells.glyphs, cells.fore, cells.back, cells.bold),
+        (marks.glyphs, marks.fore, marks.back, marks.bold),
+        strict=True,
+    ):
+        mine[0][bad] = its[0][bad]
+    return cells
+
+
+def _column(scene: Scene, row: int, width: int) -> int:
+    return min(width - 1, row * width // max(1, scene.case.rows))
+
+
+def _events(scene: Scene, width: int) -> Cells:
+    cells = Cells.blank(1, width)
+    for stop in sorted(scene.stops, key=lambda each: each.severity):
+        colour = (DIM, WARN, BAD_FORE)[stop.severity]
+        back = BAD_BACK if stop.severity is Severity.ERROR else PLAIN
+        cells.write(0, _column(scene, stop.row, width), scene.glyphs.severity(stop.severity), colour, back)
+    return cells
+
+
+def _window(scene: Scene, width: int) -> Cells:
+    cells = Cells.blank(1, width)
+    cells.glyphs[0], cells.fore[0] = scene.glyphs.dot, RULE
+    first, last = (_column(scene, row, width) for row in (scene.place.start, scene.place.stop - 1))
+    cells.glyphs[0, first : last + 1], cells.fore[0, first : last + 1] = scene.glyphs.rule, TEXT
+    cells.write(0, _column(scene, scene.place.row, width), scene.glyphs.up, STRONG, bold=True)
+    return cells
+
+
+def _ticks(scene: Scene, width: int) -> Cells:
+    cells = Cells.blank(1, width)
+    unit = scene.place.unit
+    for at in range(0, width - 8, 16):
+        row = at * scene.case.rows // width
+        cells.write(0, at, short(scene.axis.at(row, unit)), DIM)
+    text = f" {scene.glyphs.up}step {count(scene.case.step(scene.place.row))} "
+    at = max(0, min(width - len(text), _column(scene, scene.place.row, width) - 1))
+    cells.write(0, at, text, STRONG, bold=True)
+    return cells
+
+
+def short(value: float) -> str:
+    """A position in few letters."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def verdict(scene: Scene, height: int, width: int) -> Cells:
+    """What happened, where, and what to try: before any key is pressed."""
+    cells = Cells.blank(height, width)
+    diagnosis = scene.case.diagnosis
+    level = LEVELS[diagnosis.verdict]
+    fore, back = ((STRONG, HEAD_BACK), (0x14171C, WARN), (BAD_FORE, BAD_BACK))[level]
+    word = f" {scene.glyphs.severity(level)} {diagnosis.verdict.value.upper()} "
+    column = cells.write(0, 0, word, fore, back, bold=True) + 1
+    text = scene.message or verdict_words(scene)
+    cells.write(0, column, fit_end(text, max(0, width - column)), STRONG, bold=bool(scene.message))
+    return cells
+
+
+def verdict_words(scene: Scene) -> str:
+    """The verdict in one line."""
+    case = scene.case
+    if not case.rows:
+        return "this run holds no steps"
+    headline = case.view.headline
+    bad = first_bad(case)
+    if bad is not None and bad.row == 0:
+        headline += "; the first step was bad already: check the input"
+    remedy = next(iter(case.diagnosis.remedies), None)
+    return f"{headline}.   Try: {remedy.change}" if remedy else headline
+
+
+def footer(scene: Scene, entries: Sequence[tuple[str, str, bool]], width: int) -> Cells:
+    """Keys, what they do, and whether they make sense now."""
+    del scene
+    cells = Cells.blank(1, width)
+    column = 1
+    for keys, label, sense in entries:
+        if column + len(keys) + len(label) + 2 > width:
+            break
+        column = cells.write(0, column, keys, STRONG if sense else RULE, bold=sense) + 1
+        column = cells.write(0, column, label, DIM if sense else RULE) + 3
+    return cells
+
+
+def title(cells: Cells, row: int, scene: Scene, text: str, aside: str = "", *, focus: bool = False) -> None:
+    """The line above a pane."""
+    del scene
+    column = cells.write(row, 1, text, STRONG if focus else TEXT, bold=True)
+    cells.write(row, column + 2, aside, DIM)
+
+
+def legend(scene: Scene) -> list[tuple[str, int]]:
+    """Every case with its colour."""
+    return [(case.label, colour_of(number)) for number, case in enumerate(scene.desk.cases)]

@@ -1,0 +1,134 @@
+"""What the model says: the classes that it predicts, over time and now."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanscope.detectors.nan_predictions import class_names
+from nanscope.numbers import count, score
+from nanscope.raster.bars import class_bars, matrix
+from nanscope.raster.cells import Cells
+from nanscope.raster.heat import columns_per_cell, heat
+from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT
+from nanscope.replay.readout import worded
+from nanscope.tui.scene import Scene
+from nanscope.values import Epoch
+
+LAST = 1_000
+HOW = (
+    "predicted classes were not recorded: they are counted where the loss makes a choice of the logits",
+    "(cross_entropy, nll_loss ..), or of the module that record(..., logits='head') names",
+)
+
+
+def recent(scene: Scene) -> NDArray[np.float64]:
+    """How often each class was predicted in the last 1,000 steps up to the playhead, shape (classes,)."""
+    case, row = scene.case, scene.place.row
+    start = max(0, row + 1 - LAST)
+    found = [case.reader.rows(case.run.index(None, name), start, row + 1) for name in class_names(case.run)]
+    return np.array([float(np.nansum(np.where(np.isfinite(v), v, 0))) for v in found])
+
+
+def classes(scene: Scene, height: int, width: int) -> Cells:
+    """The predictions up to the playhead as bars, beside the true shares."""
+    cells = Cells.blank(height, width)
+    column = cells.write(0, 1, "PREDICTED CLASS", STRONG, bold=True)
+    if not class_names(scene.case.run):
+        for row, line in enumerate(HOW, 1):
+            cells.write(row, 1, line, DIM)
+        return cells
+    cells.write(0, column + 2, f"last {count(min(LAST, scene.place.row + 1))} steps", DIM)
+    values = recent(scene)
+    nans = _nan_rows(scene)
+    true = scene.case.run.header.config.get("label_counts") or ()
+    against = tuple(true) if isinstance(true, list | tuple) and len(true) == len(values) else ()
+    cells.put(
+        1, 1, class_bars(values.tolist(), height - 1 - bool(nans), width - 2, scene.graph, against=against)
+    )
+    if nans:
+        text = f" argmax of NaN: {count(nans)} of these predictions mean nothing "
+        cells.write(height - 1, 1, text, BAD_FORE, BAD_BACK, bold=True)
+    return cells
+
+
+def _nan_rows(scene: Scene) -> int:
+    case, row = scene.case, scene.place.row
+    if not case.run.has(None, "predicted_nan"):
+        return 0
+    values = case.reader.rows(case.run.index(None, "predicted_nan"), max(0, row + 1 - LAST), row + 1)
+    return int(np.nansum(np.where(np.isfinite(values), values, 0)))
+
+
+def strip(scene: Scene, height: int, width: int) -> Cells:
+    """Class by time: the share of each among the predictions."""
+    cells = Cells.blank(height, width)
+    names = class_names(scene.case.run)
+    cells.write(0, 1, "share of each class among the predictions", STRONG, bold=True)
+    if not names:
+        return cells
+    look = scene.look(width - 6)
+    edges = scene.edges((width - 6) * columns_per_cell(look))
+    read = [scene.case.reader.columns(None, name, edges) for name in names]
+    mean = np.nan_to_num(np.array([each.mean for each in read]))
+    total = mean.sum(0)
+    share = np.where(total > 0, mean / np.maximum(total, 1e-30), np.nan)
+    bad = _bad(scene, edges.starts.size, len(names))
+    shown = min(height - 1, len(names))
+    cells.put(1, 5, heat(share[:shown], bad[:shown], look, of_shares=True))
+    for row in range(shown):
+        cells.write(row + 1, 1, f"{row:>3}", TEXT)
+    return cells
+
+
+def _bad(scene: Scene, count_: int, classes_: int) -> NDArray[np.bool_]:
+    """Columns in which a prediction was the argmax of NaN, for the class that it falls to."""
+    bad = np.zeros((classes_, count_), np.bool_)
+    if scene.case.run.has(None, "predicted_nan"):
+        nans = scene.case.reader.columns(None, "predicted_nan", scene.edges(count_))
+        bad[:] = np.nan_to_num(nans.high) > 0
+    return bad
+
+
+def confusion(scene: Scene, height: int, width: int) -> Cells:
+    """The evaluation at or before the playhead."""
+    cells = Cells.blank(height, width)
+    epoch = epoch_at(scene)
+    if epoch is None or not epoch.confusion:
+        cells.write(0, 1, "no evaluation yet", STRONG, bold=True)
+        cells.write(1, 1, "nanscope train evaluates; recorder.epoch(...) records yours", DIM)
+        return cells
+    cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {count(epoch.step)}", STRONG, bold=True)
+    scores = f"loss {score(epoch.loss)}  accuracy {score(epoch.accuracy)}  macro F1 {score(epoch.f1)}"
+    cells.write(1, 1, scores, TEXT)
+    cells.write(2, 1, "rows: true class, columns: predicted", DIM)
+    cells.put(3, 1, matrix(np.array(epoch.confusion, float), height - 3, width - 1, scene.graph))
+    return cells
+
+
+def epoch_at(scene: Scene) -> Epoch | None:
+    """The last evaluation up to the playhead, else the first."""
+    step = scene.case.step(scene.place.row)
+    epochs = scene.case.run.epochs
+    return next(
+        (epoch for epoch in reversed(epochs) if epoch.step <= step + 1), epochs[0] if epochs else None
+    )
+
+
+def worst(scene: Scene, height: int, width: int) -> Cells:
+    """The pairs of classes that are mistaken most often."""
+    cells = Cells.blank(height, width)
+    epoch = epoch_at(scene)
+    cells.write(0, 1, "MISTAKEN MOST OFTEN", STRONG, bold=True)
+    if epoch is None or not epoch.confusion:
+        return cells
+    counts = np.array(epoch.confusion, float)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None)[: height - 1]
+    for row, at in enumerate(order, 1):
+        true, predicted = np.unravel_index(at, counts.shape)
+        if counts[true, predicted]:
+            cells.write(
+                row, 1, f"{true} taken for {predicted}   {worded(float(counts[true, predicted]))}", TEXT
+            )
+    return cells

@@ -1,0 +1,64 @@
+"""The mouse: what a click, a drag or the wheel means at a cell of the picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nanscope.raster.lane import LABELS
+from nanscope.tui.frame import Frame, Rect
+from nanscope.tui.moves import ZOOM, to_stop
+from nanscope.tui.panes.chrome import LABEL
+from nanscope.tui.panes.heatmap import names_width, visible
+from nanscope.tui.panes.words import shown_stops
+from nanscope.tui.session import Session
+
+
+def pointed(session: Session, frame: Frame, how: str, row: int, column: int) -> None:
+    """Move to where the mouse points."""
+    rect = next((each for each in frame.rects if each.holds(row, column)), None)
+    if rect is None or not session.place.rows:
+        return
+    if how in ("closer", "farther"):
+        at = _row_at(session, rect, column)
+        around = session.place if at is None else session.place.at(at)
+        session.place = around.zoom(ZOOM if how == "closer" else 1 / ZOOM)
+        return
+    if rect.pane == "timeline":
+        share = (column - LABEL) / max(1, rect.width - LABEL - 1)
+        session.place = session.place.land(round(max(0.0, min(1.0, share)) * (session.place.rows - 1)))
+    elif rect.pane in ("findings", "chosen"):
+        _to_event(session, rect, row - rect.top - 1)
+    elif (at := _row_at(session, rect, column)) is not None:
+        session.place = session.place.at(at)
+        if rect.pane == "heat":
+            _to_layer(session, rect, row - rect.top - 1)
+
+
+def _row_at(session: Session, rect: Rect, column: int) -> int | None:
+    """The row of the run under a column of a plot."""
+    left = (
+        rect.left + LABELS
+        if rect.pane in ("loss", "layer")
+        else rect.left + names_width(session.scene, rect.width)
+    )
+    if rect.pane not in ("loss", "layer", "heat", "strip") or column < left:
+        return None
+    width = rect.left + rect.width - 1 - left
+    return session.place.start + (column - left) * session.place.width // max(1, width)
+
+
+def _to_layer(session: Session, rect: Rect, line: int) -> None:
+    shown = visible(session.scene, session.scene.sites(), rect.height - 1)
+    if 0 <= line < len(shown):
+        session.place = replace(session.place, module=shown[line].module)
+
+
+def _to_event(session: Session, rect: Rect, line: int) -> None:
+    stops = shown_stops(session.scene)
+    room = rect.height - 1
+    before = sum(stop.row <= session.place.row for stop in stops) - 1
+    at = min(session.place.picked, len(stops) - 1) if rect.pane == "chosen" else before
+    first = max(0, min(len(stops) - room, at - room // 2))
+    if line >= 0 and first + line < len(stops):
+        session.history.jump(session.place)
+        session.place = replace(to_stop(session.scene, stops[first + line]), picked=first + line)

@@ -1,0 +1,307 @@
+"""The session: what a person does, one action after the other, without a terminal.
+
+It lives in a worker: it reads files, and the terminal never waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nanscope.errors import NanscopeError, RunFileError, UsageError
+from nanscope.numbers import count, duration
+from nanscope.raster.palette import Graph
+from nanscope.replay import condition, goto, link, marks
+from nanscope.replay.cases import Case, open_case, ordered, siblings_of
+from nanscope.replay.place import History, Place
+from nanscope.replay.readout import readout
+from nanscope.tui.frame import Frame, draw
+from nanscope.tui.keys import ACTIONS, Action
+from nanscope.tui.moves import JUMPS, MOVES
+from nanscope.tui.panes.chrome import verdict_words
+from nanscope.tui.panes.raw import as_tsv
+from nanscope.tui.scene import Desk, Scene, unit_for
+
+CROSSING = 20.0  # seconds in which playing crosses the window at speed 1
+SLOWEST, FASTEST = 0.125, 64.0
+LONGEST = 0.1  # seconds that one picture may stand for
+STALLED = 10.0  # seconds without a row
+PROMPTS: Mapping[str, str] = {
+    "goto": f"go to {goto.FORMS}",
+    "condition": f"run to {condition.FORMS}",
+    "mark": "a note for this step",
+    "marks": "go to the mark",
+    "filter": "show only names with this in them, or matching a*b",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What the terminal is to do: `prompt`, `copy`, `save`, `palette` or `quit`, with a text."""
+
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the replay was started."""
+
+    graph: Graph = Graph.BRAILLE
+    colours: bool = True
+    alone: bool = False
+    frames: int = 15
+
+
+class Session:
+    """One person at one desk."""
+
+    def __init__(self, cases: Sequence[Case], options: Options, focus: int = 0) -> None:
+        self.options = options
+        self.history = History()
+        self.condition, self.message = "", ""
+        self.speed, self._speed = 0.0, 1.0
+        self._position, self._told = 0.0, 0
+        self.follows = False
+        self.actions: Mapping[str, Action] = ACTIONS
+        self.place = Place()
+        self._seat(cases, focus)
+
+    def _seat(self, cases: Sequence[Case], focus: int) -> None:
+        """Put cases on the desk and look at the whole of one, at what happened first."""
+        self.desk = Desk(tuple(cases), tuple(marks.read(case.path) for case in cases))
+        case = cases[focus]
+        self.place = Place(case=focus, rows=case.rows, row=max(0, case.rows - 1), unit=unit_for(cases)).fit()
+        born = case.diagnosis.origin
+        sites = case.run.sites
+        module = born.module if born else next((site.module for site in sites), None)
+        self.place = replace(self.place, module=module)
+        if born is not None:
+            self.place = self.place.land(case.row_of(born.step))
+        self.follows = case.is_live and born is None
+
+    @property
+    def scene(self) -> Scene:
+        """What is to be drawn."""
+        return Scene(
+            self.desk, self.place, self.options.graph, self.condition, self.speed, self.message, self.follows,
+            self.options.colours, self._notice(),
+        )  # fmt: skip
+
+    def frame(self, height: int, width: int) -> Frame:
+        """The picture."""
+        return draw(self.scene, height, width, self.actions)
+
+    def open_siblings(self) -> None:
+        """The other cases of the experiment come to the desk; where one looks stays."""
+        case, place = self.scene.case, self.place
+        found = siblings_of(case)
+        if not found:
+            return
+        cases = ordered([case, *found])
+        self.desk = Desk(tuple(cases), tuple(marks.read(each.path) for each in cases))
+        self.place = replace(place, case=cases.index(case), unit=unit_for(cases))
+
+    def act(self, name: str) -> Effect | None:
+        """Do what a key says; a mistake becomes the message."""
+        self.message = ""
+        try:
+            return self._act(name)
+        except NanscopeError as error:
+            self.message = str(error)
+            return None
+
+    def _act(self, name: str) -> Effect | None:
+        if name in MOVES:
+            self._go(MOVES[name](self.scene), jump=name in JUMPS)
+            if name == "last_step" and self.scene.case.is_live:
+                self.follows = True
+            return None
+        if name in PROMPTS:
+            return Effect("prompt", name)
+        if name in ("palette", "quit"):
+            return Effect(name)
+        done: Effect | None = getattr(self, f"_{name}")()
+        return done
+
+    def _go(self, place: Place, *, jump: bool = False) -> None:
+        if jump and (place.row, place.start, place.stop) != (
+            self.place.row,
+            self.place.start,
+            self.place.stop,
+        ):
+            self.history.jump(self.place)
+        if place.row < self.place.row:
+            self.follows = False
+        self.place = place
+        self._position = float(place.row)
+
+    def answer(self, name: str, text: str) -> None:
+        """What was typed at a prompt."""
+        self.message = ""
+        try:
+            self._answer(name, text.strip())
+        except NanscopeError as error:
+            self.message = str(error)
+
+    def _answer(self, name: str, text: str) -> None:
+        case, here = self.scene.case, self.desk.marks[self.place.case]
+        if name in ("goto", "marks"):
+            self._go(self.place.land(goto.row_of(text, case, self.place.row, here)), jump=True)
+        elif name == "condition":
+            self.condition = condition.parse(text, case).text
+            self.message = f"c runs forward to {text}, C backward"
+        elif name == "mark":
+            marks.add(case.path, marks.Mark(case.step(self.place.row), text or "here"))
+            self._renew(self.desk.cases)
+            self.message = f"marked step {count(case.step(self.place.row))} in {marks.path_of(case.path)}"
+        else:
+            self.place = replace(self.place, only=text, picked=0)
+
+    def _renew(self, cases: Sequence[Case]) -> None:
+        self.desk = Desk(tuple(cases), tuple(marks.read(case.path) for case in cases))
+
+    # -- running and playing ------------------------------------------------------------------------------
+
+    def _run_forward(self) -> None:
+        self._run(forward=True)
+
+    def _run_backward(self) -> None:
+        self._run(forward=False)
+
+    def _run(self, *, forward: bool) -> None:
+        if not self.condition:
+            raise UsageError("there is no condition yet", "b sets one")
+        case = self.scene.case
+        wanted = condition.parse(self.condition, case)
+        row = condition.search(case, wanted, self.place.row, forward=forward)
+        if row is None:
+            word = "after" if forward else "before"
+            raise UsageError(f"{self.condition} holds at no step {word} this one", "b sets another condition")
+        self._go(self.place.land(row), jump=True)
+        self.message = f"stopped at step {count(case.step(row))}: {self.condition}"
+
+    def _play(self) -> None:
+        if self.place.rows < 2:
+            raise UsageError("one step cannot be played", "wait for more of them")
+        if self.place.row >= self.place.rows - 1 and not self.speed:
+            self._go(self.place.at(0))
+        self.speed = 0.0 if self.speed else self._speed
+        self._position = float(self.place.row)
+
+    def _faster(self) -> None:
+        self._pace(2.0)
+
+    def _slower(self) -> None:
+        self._pace(0.5)
+
+    def _pace(self, factor: float) -> None:
+        self._speed = max(SLOWEST, min(FASTEST, self._speed * factor))
+        self.speed = self._speed if self.speed else 0.0
+        self.message = f"speed x{self._speed:g}"
+
+    def tick(self, seconds: float) -> None:
+        """Time has passed while playing: the playhead moves, up to the next event or the condition."""
+        if not self.speed:
+            return
+        step = self.place.width / CROSSING * self.speed * min(seconds, LONGEST)
+        self._position = min(self._position + step, float(self.place.rows - 1))
+        row = int(self._position)
+        stop = next((each for each in self.scene.stops if self.place.row < each.row <= row), None)
+        if stop is not None:
+            self.speed, self.message = 0.0, f"stopped: {stop.what}"
+            row, self._position = stop.row, float(stop.row)
+        elif row >= self.place.rows - 1:
+            self.speed, self.message = 0.0, "the end"
+        self.place = self.place.land(row)
+
+    # -- a run that is still written ---------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        if not self.scene.case.is_live:
+            raise UsageError("this run is over", "space plays it")
+        self.follows = not self.follows
+        if self.follows:
+            self.refresh()
+
+    def _reopen(self) -> None:
+        self._read_again(range(len(self.desk.cases)))
+        self.message = "read again"
+
+    def refresh(self) -> None:
+        """Read again what is still being written."""
+        self._read_again([number for number, case in enumerate(self.desk.cases) if case.is_live])
+
+    def _read_again(self, numbers: Sequence[int]) -> None:
+        cases = list(self.desk.cases)
+        for number in numbers:
+            try:
+                cases[number] = open_case(cases[number].path)
+            except (RunFileError, OSError) as error:
+                self.message = f"file changed on disk: {error}   R reopens"
+                return
+        self._renew(cases)
+        whole = self.place.start == 0 and self.place.stop >= self.place.rows
+        self.place = replace(self.place, rows=cases[self.place.case].rows)
+        if whole:
+            self.place = self.place.fit()
+        if self.follows:
+            self.place = self.place.land(self.place.rows - 1)
+        if self.place.module is None:
+            self.place = replace(self.place, module=next((s.module for s in self.scene.case.run.sites), None))
+
+    def _notice(self) -> str:
+        """How the writer of the focused run does."""
+        case = self.desk.cases[self.place.case]
+        if not case.is_live:
+            return "ENDED killed" if case.run.state == "killed" else ""
+        if not self.follows and case.rows and self.place.row < case.rows - 1:
+            return f"HELD {count(case.rows - 1 - self.place.row)} newer: End"
+        try:
+            age = max(0.0, time.time() - case.path.stat().st_mtime)
+        except OSError:
+            return "FILE GONE"
+        return f"{'STALLED' if age > STALLED else 'LIVE'} {duration(age)}"
+
+    # -- jumps taken back, and what leaves the program --------------------------------------------------
+
+    def _undo(self) -> None:
+        self._return(self.history.undo(self.place), "no jump to take back")
+
+    def _redo(self) -> None:
+        self._return(self.history.redo(self.place), "no jump was taken back")
+
+    def _return(self, place: Place | None, why: str) -> None:
+        if place is None:
+            raise UsageError(why, "n and ! jump")
+        self.place = place
+
+    def _copy(self) -> Effect:
+        case, place = self.scene.case, self.place
+        if place.screen == 6:
+            return Effect("copy", as_tsv(self.scene))
+        lines = [link.command(place, self.desk.cases), verdict_words(self.scene)]
+        lines += [
+            f"{line.label}: {line.value} {line.aside}".rstrip()
+            for line in readout(case, place, self.scene.axis)
+        ]
+        return Effect("copy", "\n".join(lines))
+
+    def _save(self) -> Effect:
+        return Effect("save", self._free("svg"))
+
+    def _report(self) -> None:
+        from nanscope.reporters.page import write_page  # noqa: PLC0415 - only who asks for it
+
+        path = Path(self._free("html"))
+        write_page(self.scene.case, self.place, path)
+        self.message = f"wrote {path}"
+
+    def _free(self, ending: str) -> str:
+        """A name in the current folder that is not taken."""
+        stem = self.scene.case.path.stem
+        names = (f"{stem}{f'-{i}' if i else ''}.{ending}" for i in range(1_000))
+        return next(name for name in names if not os.path.lexists(name))

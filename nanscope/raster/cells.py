@@ -111,12 +111,12 @@ def stacked(parts: Sequence[Cells], width: int) -> Cells:
 
 
 def fit(text: str, width: int) -> str:
-    """Text in exactly so many cells, shortened in the middle: the ends of a name tell it apart."""
+    """Text in exactly so many cells, shortened in the middle: names differ at their ends."""
     if cell_len(text) <= width:
         return set_cell_size(text, width)
     if width < 5:
         return set_cell_size(text, width)
-    head = (width - 2) // 2
+    head = (width - 2) * 3 // 5
     tail = text
     while cell_len(tail) > width - 2 - head:
         tail = tail[1:]

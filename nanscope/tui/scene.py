@@ -59,6 +59,7 @@ class Scene:
         follows: whether the last step of a live run is followed.
         colours: whether the terminal shows any.
         notice: how the writer of a live run does, such as `LIVE 0.8s`.
+        columns: of the plot that was drawn last, which a move by one column is counted in.
     """
 
     desk: Desk
@@ -70,6 +71,7 @@ class Scene:
     follows: bool = False
     colours: bool = True
     notice: str = ""
+    columns: int = 72
 
     @property
     def case(self) -> Case:
@@ -111,13 +113,25 @@ class Scene:
         """The window of the case in focus in columns."""
         return edges_of(self.place.start, self.place.stop, count)
 
+    def stretch(self) -> tuple[float, float]:
+        """Of the axis, that the window covers."""
+        low = self.axis.at(self.place.start - 1, self.place.unit) if self.place.start else 0.0
+        return low, self.axis.at(self.place.stop - 1, self.place.unit)
+
+    def whole(self) -> tuple[float, float]:
+        """The stretch of the window; of all cases, if the window holds all of the case in focus."""
+        if self.place.start or self.place.stop < self.place.rows:
+            return self.stretch()
+        pairs = zip(self.desk.axes, self.desk.cases, strict=True)
+        return 0.0, max(axis.at(case.rows - 1, self.place.unit) for axis, case in pairs)
+
     def edges_on(self, case: int, count: int) -> Edges:
-        """The same stretch of the axis in the rows of another case; empty where it has none."""
-        if case == self.place.case:
-            return self.edges(count)
-        place, unit = self.place, self.place.unit
-        low = self.axis.at(place.start - 1, unit) if place.start else 0.0
-        high = self.axis.at(place.stop - 1, unit)
+        """The window in the rows of another case; empty where it has none."""
+        return self.edges(count) if case == self.place.case else self.edges_in(self.stretch(), case, count)
+
+    def edges_in(self, stretch: tuple[float, float], case: int, count: int) -> Edges:
+        """A stretch of the axis in the rows of a case; empty where it has none."""
+        (low, high), unit = stretch, self.place.unit
         axis, rows = self.desk.axes[case], self.desk.cases[case].rows
         if not rows:
             return Edges(np.zeros(count, np.int64), np.zeros(count, np.int64))

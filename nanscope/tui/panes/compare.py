@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nanscope.numbers import count
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.heat import columns_per_cell, heat
-from nanscope.raster.lane import LABELS, Trace, labels, lane
+from nanscope.raster.lane import LABELS, Look, Trace, labels, lane
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT
 from nanscope.replay.axis import Unit
 from nanscope.replay.heat import heat_of
 from nanscope.replay.stats import STATS, sites_of
 from nanscope.replay.stops import divergence
+from nanscope.tui.panes.heatmap import short_name
 from nanscope.tui.panes.loss import loss
 from nanscope.tui.panes.predict import recent
 from nanscope.tui.scene import Scene, colour_of
 from nanscope.values import Severity
 
-NAMES = 9
+NAMES = 14
 STACKED = 100
 """Below this width the cases stand one above the other."""
 
@@ -91,10 +94,12 @@ def _aligned(scene: Scene, number: int, height: int, width: int) -> Cells:
     if not case.run.has(None, "loss"):
         return cells
     room = width - LABELS
-    look = scene.look(room)
+    look = _look(scene, room)
     others = range(len(scene.desk.cases))
     read = {
-        n: scene.desk.cases[n].reader.columns(None, "loss", scene.edges_on(n, room * look.dots))
+        n: scene.desk.cases[n].reader.columns(
+            None, "loss", scene.edges_in(scene.whole(), n, room * look.dots)
+        )
         for n in others
         if scene.desk.cases[n].run.has(None, "loss")
     }
@@ -105,21 +110,29 @@ def _aligned(scene: Scene, number: int, height: int, width: int) -> Cells:
     return cells
 
 
+def _look(scene: Scene, width: int) -> Look:
+    """How a plot over the stretch that all cases share is drawn."""
+    low, high = scene.whole()
+    at = scene.axis.at(scene.place.row, scene.place.unit)
+    return replace(
+        scene.look(width), playhead=min(width - 1, int((at - low) * width / max(high - low, 1e-30)))
+    )
+
+
 def _heat(scene: Scene, number: int, height: int, width: int) -> Cells:
     cells, case = Cells.blank(height, width), scene.desk.cases[number]
     sites = sites_of(case, scene.place.stat)[:height]
     if not sites:
         cells.write(0, 1, "not recorded", DIM)
         return cells
-    look = scene.look(width - NAMES)
-    edges = scene.edges_on(number, (width - NAMES) * columns_per_cell(look))
+    look = _look(scene, width - NAMES)
+    edges = scene.edges_in(scene.whole(), number, (width - NAMES) * columns_per_cell(look))
     usual = scene.desk.usual(number, scene.place.baseline, scene.place.stat, scene.place.reference)
     found = heat_of(case, sites, scene.place.stat, edges, usual[: len(sites)])
     cells.put(0, NAMES, heat(found.values, found.bad, look, of_shares=STATS[scene.place.stat].is_share))
     for row, site in enumerate(sites):
         here = site.module == scene.place.module
-        name = (site.name or "model").rpartition(".")[2] if not site.name.endswith("weight") else site.name
-        cells.write(row, 1, fit(name, NAMES - 2), STRONG if here else TEXT, bold=here)
+        cells.write(row, 1, fit(short_name(scene, site.name), NAMES - 2), STRONG if here else TEXT, bold=here)
     return cells
 
 

@@ -62,7 +62,7 @@ def _one(scene: Scene, cells: Cells, top: int, height: int) -> int:
 def names_width(scene: Scene, width: int) -> int:
     """Cells that the names of layers take, with what stands around them."""
     longest = max((len(short_name(scene, site.name)) for site in scene.case.run.sites), default=8)
-    return min(max(8, width // 4), NAMES, 3 + longest)
+    return min(max(12, width // 3), NAMES, 3 + longest)
 
 
 def short_name(scene: Scene, name: str) -> str:

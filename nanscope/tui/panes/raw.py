@@ -8,6 +8,7 @@ from nanscope.numbers import count
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, FOCUS_BACK, STRONG, TEXT
 from nanscope.run import Column, is_missing
+from nanscope.tui.panes.heatmap import short_name
 from nanscope.tui.scene import Scene, passes
 
 NAMES = 34
@@ -45,6 +46,13 @@ def name_of(column: Column) -> str:
     return column.stat if column.site is None else f"{column.site} {column.stat}"
 
 
+def _short(scene: Scene, column: Column) -> str:
+    """The name of a column, without what the names of all layers begin with."""
+    if column.site is None or not column.site.name:
+        return name_of(column)
+    return name_of(column).replace(column.site.name, short_name(scene, column.site.name), 1)
+
+
 def raw(scene: Scene, height: int, width: int) -> Cells:
     """A row per number, a column per step; what differs from the step before is bright."""
     cells = Cells.blank(height, width)
@@ -65,7 +73,7 @@ def raw(scene: Scene, height: int, width: int) -> Cells:
     shown = shown_columns(scene)
     top = max(0, min(len(shown) - (height - 2), place.picked))
     for line, (index, column) in enumerate(shown[top : top + height - 2], 2):
-        cells.write(line, 1, fit(name_of(column), names - 2), TEXT)
+        cells.write(line, 1, fit(_short(scene, column), names - 2), TEXT)
         _numbers(cells, line, names, [row[index] for row in rows], place.row - first)
     return cells
 

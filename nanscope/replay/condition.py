@@ -71,17 +71,25 @@ def parse(text: str, case: Case) -> Condition:
     raise UsageError(f"{text!r} is no condition", f"write {FORMS}")
 
 
-def search(case: Case, condition: Condition, row: int, *, forward: bool) -> int | None:
-    """The nearest row behind, or before, a row at which the condition holds; by the summaries first."""
-    found = [_search(case, condition, index, row, forward=forward) for index in condition.series]
+def search(
+    case: Case, condition: Condition, row: int, *, forward: bool, last: int | None = None
+) -> int | None:
+    """The nearest row behind, or before, a row at which the condition holds; by the summaries first.
+
+    Args:
+        last: the last row that is looked at on the way forward; None looks to the end.
+    """
+    found = [_search(case, condition, index, row, forward=forward, last=last) for index in condition.series]
     rows = [each for each in found if each is not None]
     return (min(rows) if forward else max(rows)) if rows else None
 
 
-def _search(case: Case, condition: Condition, index: int, row: int, *, forward: bool) -> int | None:
-    seen = case.reader.overview(index, BUCKET)
-    stops = np.append(seen.starts[1:], case.rows)
-    ahead = stops > row + 1 if forward else seen.starts < row
+def _search(
+    case: Case, condition: Condition, index: int, row: int, *, forward: bool, last: int | None
+) -> int | None:
+    seen, end = case.reader.overview(index, BUCKET), case.rows if last is None else last + 1
+    stops = np.minimum(np.append(seen.starts[1:], case.rows), end)
+    ahead = (stops > row + 1) & (seen.starts < end) if forward else seen.starts < row
     candidates = np.flatnonzero(condition.may_hold(seen) & ahead)
     for at in candidates if forward else candidates[::-1]:
         start = max(int(seen.starts[at]), row + 1) if forward else int(seen.starts[at])

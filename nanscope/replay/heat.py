@@ -45,7 +45,9 @@ def heat_of(case: Case, sites: Sequence[Site], stat: str, edges: Edges, usual: N
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(np.maximum(values, 1e-45)) - np.log10(np.maximum(usual, 1e-45))[:, None]
         values = np.where(np.isnan(values), np.nan, logs)
-    return Heat(_held(values, bad), bad)
+    held = _held(values, bad)
+    held[:, edges.stops <= edges.starts] = np.nan  # behind the end, nothing holds
+    return Heat(held, bad)
 
 
 def usual_of(case: Case, stat: str) -> NDArray[np.float64]:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from nanscope.numbers import count
-from nanscope.raster.cells import Cells, fit
+from nanscope.raster.cells import Cells
 from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, RULE
 from nanscope.replay.place import Place
@@ -84,7 +83,8 @@ def draw(scene: Scene, height: int, width: int, actions: Mapping[str, Action] = 
     """The whole screen."""
     cells = Cells.blank(height, width)
     if height < 8 or width < 40:
-        cells.write(0, 0, fit(one_line(scene), width))
+        for row, line in enumerate(tiny(scene, width)):
+            cells.write(row, 0, line)
         return Frame(cells, ())
     head = 4 if height >= 16 else 3
     cells.put(0, 0, chrome.header(scene, 1, width))
@@ -195,10 +195,15 @@ def _predict(height: int, width: int, top: int) -> tuple[Rect, ...]:
     )
 
 
-def columns_of(place: Place) -> int:
-    """Columns of the plot that a step of one column is counted in."""
-    del place
-    return 120 - SIDE - LABELS
+def columns_of(frame: Frame, cases: int) -> int:
+    """Columns of the widest plot of a picture: what a move by one column is counted in."""
+    rooms = {
+        "loss": lambda width: width - LABELS - 1,
+        "layer": lambda width: width - LABELS - 1,
+        "compare": lambda width: width // cases - LABELS - 1 if width >= compare.STACKED else width - LABELS,
+    }
+    found = [rooms[rect.pane](rect.width) for rect in frame.rects if rect.pane in rooms]
+    return max(1, *found) if found else frame.cells.width
 
 
 def entries(scene: Scene, actions: Mapping[str, Action]) -> list[tuple[str, str, bool]]:
@@ -219,11 +224,15 @@ def entries(scene: Scene, actions: Mapping[str, Action]) -> list[tuple[str, str,
     return found
 
 
-def one_line(scene: Scene) -> str:
-    """Everything there is room for on a tiny screen."""
+def tiny(scene: Scene, width: int) -> list[str]:
+    """Everything there is room for on a tiny screen: one line, or a line per fact."""
     case, place = scene.case, scene.place
     if not case.rows:
-        return "this run holds no steps"
+        return ["this run holds no steps"]
     born = case.diagnosis.origin
-    bad = f" first NaN @{born.step} {born.module}" if born else f" {case.diagnosis.verdict}"
-    return f"step {count(case.step(place.row))}/{count(case.rows)}{bad}"
+    facts = [
+        f"step {case.step(place.row)}/{case.step(case.rows - 1)}",
+        f"first NaN @{born.step} {born.module}" if born else str(case.diagnosis.verdict),
+    ]
+    whole = "  ".join(facts)
+    return [whole] if len(whole) <= width else facts

@@ -10,7 +10,7 @@ from nanscope.replay.axis import Unit
 from nanscope.replay.place import REFERENCES, Place
 from nanscope.replay.stats import recorded
 from nanscope.replay.stops import Stop, divergence, first_bad, next_stop
-from nanscope.tui.frame import PANES, columns_of
+from nanscope.tui.frame import PANES
 from nanscope.tui.panes.words import shown_stops
 from nanscope.tui.scene import Scene, moved
 
@@ -96,7 +96,7 @@ def _pane(scene: Scene, by: int) -> Place:
 
 
 def _column(scene: Scene, by: int) -> Place:
-    place, columns = scene.place, columns_of(scene.place)
+    place, columns = scene.place, scene.columns
     at = (place.row - place.start) * columns // max(1, place.width)
     if place.width <= columns:
         return place.at(place.row + by)

@@ -18,12 +18,14 @@ from nanscope.replay import condition, goto, link, marks
 from nanscope.replay.cases import Case, open_case, ordered, siblings_of
 from nanscope.replay.place import History, Place
 from nanscope.replay.readout import readout
-from nanscope.tui.frame import Frame, draw
+from nanscope.replay.stops import Stop
+from nanscope.tui.frame import Frame, columns_of, draw
 from nanscope.tui.keys import ACTIONS, Action
 from nanscope.tui.moves import JUMPS, MOVES
 from nanscope.tui.panes.chrome import verdict_words
 from nanscope.tui.panes.raw import as_tsv
 from nanscope.tui.scene import Desk, Scene, unit_for
+from nanscope.values import Severity
 
 CROSSING = 20.0  # seconds in which playing crosses the window at speed 1
 SLOWEST, FASTEST = 0.125, 64.0
@@ -66,6 +68,7 @@ class Session:
         self.speed, self._speed = 0.0, 1.0
         self._position, self._told = 0.0, 0
         self.follows = False
+        self._columns = 1
         self.actions: Mapping[str, Action] = ACTIONS
         self.place = Place()
         self._seat(cases, focus)
@@ -88,12 +91,14 @@ class Session:
         """What is to be drawn."""
         return Scene(
             self.desk, self.place, self.options.graph, self.condition, self.speed, self.message, self.follows,
-            self.options.colours, self._notice(),
+            self.options.colours, self._notice(), self._columns,
         )  # fmt: skip
 
     def frame(self, height: int, width: int) -> Frame:
         """The picture."""
-        return draw(self.scene, height, width, self.actions)
+        drawn = draw(self.scene, height, width, self.actions)
+        self._columns = columns_of(drawn, len(self.desk.cases))
+        return drawn
 
     def open_siblings(self) -> None:
         """The other cases of the experiment come to the desk; where one looks stays."""
@@ -157,7 +162,7 @@ class Session:
         elif name == "mark":
             marks.add(case.path, marks.Mark(case.step(self.place.row), text or "here"))
             self._renew(self.desk.cases)
-            self.message = f"marked step {count(case.step(self.place.row))} in {marks.path_of(case.path)}"
+            self.message = f"marked step {case.step(self.place.row)} in {marks.path_of(case.path)}"
         else:
             self.place = replace(self.place, only=text, picked=0)
 
@@ -182,7 +187,7 @@ class Session:
             word = "after" if forward else "before"
             raise UsageError(f"{self.condition} holds at no step {word} this one", "b sets another condition")
         self._go(self.place.land(row), jump=True)
-        self.message = f"stopped at step {count(case.step(row))}: {self.condition}"
+        self.message = f"stopped at step {case.step(row)}: {self.condition}"
 
     def _play(self) -> None:
         if self.place.rows < 2:
@@ -210,13 +215,23 @@ class Session:
         step = self.place.width / CROSSING * self.speed * min(seconds, LONGEST)
         self._position = min(self._position + step, float(self.place.rows - 1))
         row = int(self._position)
-        stop = next((each for each in self.scene.stops if self.place.row < each.row <= row), None)
+        stop = self._stop_until(row)
         if stop is not None:
             self.speed, self.message = 0.0, f"stopped: {stop.what}"
             row, self._position = stop.row, float(stop.row)
         elif row >= self.place.rows - 1:
             self.speed, self.message = 0.0, "the end"
         self.place = self.place.land(row)
+
+    def _stop_until(self, row: int) -> Stop | None:
+        """What playing stops at on the way to a row: an event, or the condition."""
+        case, here = self.scene.case, self.place.row
+        event = next((each for each in self.scene.stops if here < each.row <= row), None)
+        if not self.condition:
+            return event
+        wanted = condition.parse(self.condition, case)
+        met = condition.search(case, wanted, here, forward=True, last=event.row if event else row)
+        return event if met is None else Stop(met, Severity.NOTE, self.condition)
 
     # -- a run that is still written ---------------------------------------------------------------------
 
@@ -228,30 +243,33 @@ class Session:
             self.refresh()
 
     def _reopen(self) -> None:
-        self._read_again(range(len(self.desk.cases)))
-        self.message = "read again"
+        if self._read_again(range(len(self.desk.cases))):
+            self.message = "read again"
 
     def refresh(self) -> None:
         """Read again what is still being written."""
         self._read_again([number for number, case in enumerate(self.desk.cases) if case.is_live])
 
-    def _read_again(self, numbers: Sequence[int]) -> None:
+    def _read_again(self, numbers: Sequence[int]) -> bool:
+        """Whether all of them could be read; if not, what was read before stays."""
         cases = list(self.desk.cases)
         for number in numbers:
             try:
                 cases[number] = open_case(cases[number].path)
             except (RunFileError, OSError) as error:
                 self.message = f"file changed on disk: {error}   R reopens"
-                return
+                return False
         self._renew(cases)
         whole = self.place.start == 0 and self.place.stop >= self.place.rows
-        self.place = replace(self.place, rows=cases[self.place.case].rows)
+        rows = cases[self.place.case].rows
+        self.place = replace(self.place, rows=rows, row=max(0, min(self.place.row, rows - 1)))
         if whole:
             self.place = self.place.fit()
         if self.follows:
             self.place = self.place.land(self.place.rows - 1)
         if self.place.module is None:
             self.place = replace(self.place, module=next((s.module for s in self.scene.case.run.sites), None))
+        return True
 
     def _notice(self) -> str:
         """How the writer of the focused run does."""

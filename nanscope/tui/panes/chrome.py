@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanscope.numbers import count
 from nanscope.raster.cells import PLAIN, Cells, fit, fit_end
 from nanscope.raster.heat import rail
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, HEAD_BACK, RULE, STRONG, TEXT, WARN
@@ -121,7 +120,7 @@ def _ticks(scene: Scene, width: int) -> Cells:
     for at in range(0, width - 8, 16):
         row = at * scene.case.rows // width
         cells.write(0, at, short(scene.axis.at(row, unit)), DIM)
-    text = f" {scene.glyphs.up}step {count(scene.case.step(scene.place.row))} "
+    text = f" {scene.glyphs.up}step {scene.case.step(scene.place.row)} "
     at = max(0, min(width - len(text), _column(scene, scene.place.row, width) - 1))
     cells.write(0, at, text, STRONG, bold=True)
     return cells
@@ -144,6 +143,8 @@ def verdict(scene: Scene, height: int, width: int) -> Cells:
     word = f" {scene.glyphs.severity(level)} {diagnosis.verdict.value.upper()} "
     column = cells.write(0, 0, word, fore, back, bold=True) + 1
     text = scene.message or verdict_words(scene)
+    if not scene.message and len(text) > width - column:
+        text = _short_words(scene)
     cells.write(0, column, fit_end(text, max(0, width - column)), STRONG, bold=bool(scene.message))
     return cells
 
@@ -159,6 +160,14 @@ def verdict_words(scene: Scene) -> str:
         headline += "; the first step was bad already: check the input"
     remedy = next(iter(case.diagnosis.remedies), None)
     return f"{headline}.   Try: {remedy.change}" if remedy else headline
+
+
+def _short_words(scene: Scene) -> str:
+    """The same where there is little room: place and remedy are what one has to read."""
+    born, remedy = scene.case.diagnosis.origin, next(iter(scene.case.diagnosis.remedies), None)
+    if born is None or remedy is None:
+        return verdict_words(scene)
+    return f"step {born.step}, {born.site or born.module or 'model'}.  Try: {remedy.change}"
 
 
 def footer(scene: Scene, entries: Sequence[tuple[str, str, bool]], width: int) -> Cells:

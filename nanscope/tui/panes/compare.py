@@ -55,12 +55,12 @@ def _head(scene: Scene, number: int, cells: Cells) -> None:
     if number == scene.place.baseline:
         column = cells.write(0, column, "baseline", DIM) + 1
     step = case.step(there.place.row)
-    column = cells.write(0, column, f"step {count(step)}", TEXT) + 2
+    column = cells.write(0, column, f"step {step}", TEXT) + 2
     diagnosis = case.diagnosis
     worst = max((finding.severity for finding in diagnosis.findings), default=Severity.NOTE)
     word = f"{scene.glyphs.severity(worst)} {diagnosis.verdict.value.upper()}"
     if diagnosis.origin is not None:
-        word += f" at step {count(diagnosis.origin.step)}"
+        word += f" at step {diagnosis.origin.step}"
     bad = worst is Severity.ERROR
     cells.write(
         1, 1, fit(word, cells.width - 1).rstrip(), BAD_FORE if bad else TEXT, BAD_BACK if bad else None
@@ -163,5 +163,5 @@ def _parting(scene: Scene) -> str:
         return f"D  first divergence of {names}: none, its loss stays within twice the baseline's"
     samples = scene.desk.axes[number].at(row, Unit.SAMPLES)
     step = cases[number].step(row)
-    where = f"from sample {count(round(samples))}, step {count(step)}"
+    where = f"from sample {count(round(samples))}, step {step}"
     return f"D  first divergence of {names}: the loss is over twice the baseline's for good {where}"

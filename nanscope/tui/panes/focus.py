@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nanscope.numbers import count
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT, WARN, Graph
 from nanscope.replay.readout import Line, readout
@@ -17,7 +16,7 @@ def focus(scene: Scene, height: int, width: int) -> Cells:
     cells = Cells.blank(height, width)
     case, place = scene.case, scene.place
     column = cells.write(0, 1, "FOCUS", STRONG, bold=True)
-    cells.write(0, column + 2, f"{case.label}  step {count(case.step(place.row))}", TEXT)
+    cells.write(0, column + 2, f"{case.label}  step {case.step(place.row)}", TEXT)
     if not case.rows:
         cells.write(1, 1, "no step was recorded yet", DIM)
         return cells
@@ -35,7 +34,7 @@ def focus_line(scene: Scene, height: int, width: int) -> Cells:
     lines = readout(scene.case, scene.place, scene.axis)[1:]
     told = "  ".join(f"{line.label} {line.value}" for line in lines)
     cells.write(
-        0, 1, f"step {count(scene.case.step(scene.place.row))}  {scene.place.module or 'model'}  {told}", TEXT
+        0, 1, f"step {scene.case.step(scene.place.row)}  {scene.place.module or 'model'}  {told}", TEXT
     )
     return cells
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nanscope.numbers import count
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.palette import DIM, STRONG, TEXT, Graph
 from nanscope.tui.keys import ACTIONS, PLAIN
@@ -37,7 +36,7 @@ def _trail(scene: Scene, width: int) -> list[Written]:
     lines: list[Written] = []
     for i, link in enumerate(links):
         same = i > 0 and links[i - 1].step == link.step
-        step = "" if same else count(link.step)
+        step = "" if same else str(link.step)
         branch = "`" if scene.graph is Graph.ASCII else "└"
         head = f"{step:>10} {branch if same else ' '} "
         lines += wrapped(_words(link), width - len(head), head)

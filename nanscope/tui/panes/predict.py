@@ -98,7 +98,7 @@ def confusion(scene: Scene, height: int, width: int) -> Cells:
         cells.write(0, 1, "no evaluation yet", STRONG, bold=True)
         cells.write(1, 1, "nanscope train evaluates; recorder.epoch(...) records yours", DIM)
         return cells
-    cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {count(epoch.step)}", STRONG, bold=True)
+    cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {epoch.step}", STRONG, bold=True)
     scores = f"loss {score(epoch.loss)}  accuracy {score(epoch.accuracy)}  macro F1 {score(epoch.f1)}"
     cells.write(1, 1, scores, TEXT)
     cells.write(2, 1, "rows: true class, columns: predicted", DIM)

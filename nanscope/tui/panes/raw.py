@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanscope.numbers import count
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, FOCUS_BACK, STRONG, TEXT
 from nanscope.run import Column, is_missing
@@ -68,7 +67,7 @@ def raw(scene: Scene, height: int, width: int) -> Cells:
     cells.write(0, 1, head, DIM)
     for i in range(len(rows)):
         here = first + i == place.row
-        text = f"{scene.glyphs.here if here else ' '}{count(case.step(first + i))}"
+        text = f"{scene.glyphs.here if here else ' '}{case.step(first + i)}"
         cells.write(1, names + i * VALUE, f"{text:>{VALUE - 1}}", STRONG if here else TEXT, bold=here)
     shown = shown_columns(scene)
     top = max(0, min(len(shown) - (height - 2), place.picked))

@@ -38,7 +38,7 @@ def findings(scene: Scene, height: int, width: int, *, chosen: bool = False) -> 
 
 
 def _event(cells: Cells, scene: Scene, row: int, stop: Stop, *, here: bool, chosen: bool) -> None:
-    digits = len(count(scene.case.rows))
+    digits = len(str(scene.case.step(scene.case.rows - 1)))
     if chosen:
         cells.back[row] = FOCUS_BACK
     cells.write(row, 0, scene.glyphs.here if here else " ", STRONG, FOCUS_BACK if chosen else None)
@@ -46,7 +46,7 @@ def _event(cells: Cells, scene: Scene, row: int, stop: Stop, *, here: bool, chos
     back = BAD_BACK if stop.severity is Severity.ERROR else (FOCUS_BACK if chosen else None)
     column = cells.write(row, 1, f"{scene.glyphs.severity(stop.severity)} {WORDS[stop.severity]}", fore, back)
     column = cells.write(
-        row, column, f" {count(scene.case.step(stop.row)):>{digits}}  ", TEXT, FOCUS_BACK if chosen else None
+        row, column, f" {scene.case.step(stop.row):>{digits}}  ", TEXT, FOCUS_BACK if chosen else None
     )
     text = fit_end(stop.what, cells.width - column - 1)
     cells.write(row, column, text, STRONG if here else TEXT, FOCUS_BACK if chosen else None)
@@ -79,7 +79,7 @@ def origin(scene: Scene) -> list[Written]:
     born = scene.case.diagnosis.origin
     if born is None:
         return []
-    at = f"step {count(born.step)}, {born.phase}, {born.module or 'model'}"
+    at = f"step {born.step}, {born.phase}, {born.module or 'model'}"
     if born.op is None:
         told = next((str(e.get("why", "")) for e in scene.case.run.events_of("no-rewind")), "")
         reason = f": {told}" if told else ""

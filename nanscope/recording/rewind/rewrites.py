@@ -23,39 +23,59 @@ class Rewrite:
     mode: Callable[[], AbstractContextManager[Any]]
 
 
-class _Instead(TorchFunctionMode):
-    """Calls a function with other arguments wherever its name is `name`."""
+Safe = Callable[..., tuple[Any, ...]]
+"""Other arguments for a call."""
 
-    def __init__(self, names: tuple[str, ...], safe: Callable[..., tuple[Any, ...]]) -> None:
+
+class _Instead(TorchFunctionMode):
+    """Calls functions with other arguments, by their names."""
+
+    def __init__(self, forms: Mapping[str, Safe]) -> None:
         super().__init__()
-        self._names, self._safe = names, safe
+        self._forms = forms
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in self._names and args:
-            args = self._safe(*args)
+        safe = self._forms.get(getattr(func, "__name__", ""))
+        if safe is not None and args:
+            args = safe(*args)
         return func(*args, **(kwargs or {}))
 
 
 def rewrite_of(origin: Mapping[str, Any]) -> Rewrite | None:
     """The safe form of the operation where the birth was; None if there is none that fits all uses."""
     op = origin.get("op")
-    if not isinstance(op, str) or origin.get("custom") or origin.get("hook"):
+    if not isinstance(op, str) or op not in _SAFE or origin.get("custom") or origin.get("hook"):
         return None
-    for begins, (names, text, safe) in _SAFE.items():
-        if op == begins:
-            return Rewrite(text, lambda names=names, safe=safe: _Instead(names, safe))  # type: ignore[misc]
-    return None
+    text, forms = _SAFE[op]
+    return Rewrite(text, lambda: _Instead(forms))
 
 
 def _above_zero(x: Any, *rest: Any) -> tuple[Any, ...]:
     return (x.clamp_min(EPS) if isinstance(x, Tensor) else x, *rest)
 
 
-def _apart(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
-    safe = torch.where(y.abs() < EPS, torch.full_like(y, EPS), y) if isinstance(y, Tensor) else y or EPS
-    return (x, safe, *rest)
+def _with_a_root(x: Any, exponent: Any, *rest: Any) -> tuple[Any, ...]:
+    """A positive base where the exponent is negative or no whole number; others are defined everywhere."""
+    if not isinstance(x, Tensor):
+        return (x, exponent, *rest)
+    exponents = exponent if isinstance(exponent, Tensor) else torch.tensor(exponent)
+    fine = (exponents >= 0) & (exponents == exponents.round())
+    if bool(fine.all()):
+        return (x, exponent, *rest)
+    return (torch.where(fine.to(x.device), x, x.clamp_min(EPS)), exponent, *rest)
+
+
+def _apart_from_zero(x: Any, *rest: Any) -> tuple[Any, ...]:
+    if not isinstance(x, Tensor):
+        return (x or EPS, *rest)
+    away = torch.where(x < 0, -EPS, EPS).to(x.dtype)
+    return (torch.where(x.abs() < EPS, away, x), *rest)
+
+
+def _divided(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
+    return (x, *_apart_from_zero(y), *rest)
 
 
 def _below_limit(x: Any, *rest: Any) -> tuple[Any, ...]:
@@ -68,15 +88,19 @@ def _inside(x: Any, *rest: Any) -> tuple[Any, ...]:
     return (x.clamp(-1 + EPS, 1 - EPS) if isinstance(x, Tensor) else x, *rest)
 
 
-_LOGS = ("log", "log2", "log10")
-_SAFE: Mapping[str, tuple[tuple[str, ...], str, Callable[..., tuple[Any, ...]]]] = {
-    **{op: (_LOGS, f"{op}(x.clamp_min({EPS:g}))", _above_zero) for op in _LOGS},
-    "sqrt": (("sqrt",), f"sqrt(x.clamp_min({EPS:g}))", _above_zero),
-    "rsqrt": (("rsqrt",), f"rsqrt(x.clamp_min({EPS:g}))", _above_zero),
-    "pow": (("pow", "__pow__"), f"x.clamp_min({EPS:g}) ** p", _above_zero),
-    "div": (("div", "__truediv__", "true_divide"), f"divide by at least {EPS:g}", _apart),
-    "exp": (("exp",), "exp(x.clamp(max=half of the limit))", _below_limit),
-    "acos": (("acos", "arccos"), "acos(x.clamp(-1 + eps, 1 - eps))", _inside),
-    "asin": (("asin", "arcsin"), "asin(x.clamp(-1 + eps, 1 - eps))", _inside),
-    "atanh": (("atanh",), "atanh(x.clamp(-1 + eps, 1 - eps))", _inside),
+_LOGS = dict.fromkeys(("log", "log2", "log10"), _above_zero)
+_POWERS = dict.fromkeys(("pow", "float_power"), _with_a_root)
+_TURNED = dict.fromkeys(("__rtruediv__", "__rdiv__", "reciprocal"), _apart_from_zero)
+_QUOTIENTS = dict.fromkeys(("div", "divide", "true_divide", "div_", "divide_"), _divided) | _TURNED
+_SAFE: Mapping[str, tuple[str, Mapping[str, Safe]]] = {
+    **{op: (f"{op}(x.clamp_min({EPS:g}))", _LOGS) for op in _LOGS},
+    "sqrt": (f"sqrt(x.clamp_min({EPS:g}))", {"sqrt": _above_zero}),
+    "rsqrt": (f"rsqrt(x.clamp_min({EPS:g}))", {"rsqrt": _above_zero}),
+    "pow": (f"x.clamp_min({EPS:g}) ** p", _POWERS),
+    "div": (f"divide by at least {EPS:g}", _QUOTIENTS),
+    "reciprocal": (f"divide by at least {EPS:g}", _QUOTIENTS),
+    "exp": ("exp(x.clamp(max=half of the limit))", {"exp": _below_limit}),
+    "acos": ("acos(x.clamp(-1 + eps, 1 - eps))", dict.fromkeys(("acos", "arccos"), _inside)),
+    "asin": ("asin(x.clamp(-1 + eps, 1 - eps))", dict.fromkeys(("asin", "arcsin"), _inside)),
+    "atanh": ("atanh(x.clamp(-1 + eps, 1 - eps))", dict.fromkeys(("atanh", "arctanh"), _inside)),
 }

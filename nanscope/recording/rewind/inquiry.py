@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanscope.recording.rewind.culprit import culprit
-from nanscope.recording.rewind.keeper import State, held, nonfinite
+from nanscope.recording.rewind.keeper import Generators, State, held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
@@ -92,6 +92,7 @@ class Inquiry:
             return self._none(program.lacks)
         from nanscope.recording.rewind.watch import watch  # noqa: PLC0415 - only a run in trouble needs it
 
+        state.generators = _generators(program, state.generators)
         rerun = Rerun(self._model)
 
         def again() -> None:
@@ -187,6 +188,14 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether every element is; integers are."""
     values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
     return not values.is_floating_point() or bool(torch.isfinite(values).all())
+
+
+def _generators(program: Program, otherwise: Generators) -> Generators:
+    """As they were when the root was first called in a step; `otherwise` what was not noted."""
+    context = next((event.context for event in program.events if event.context is not None), None)
+    if context is None:
+        return otherwise
+    return context.rng, context.cuda or otherwise[1], *(context.others or otherwise[2:])
 
 
 def _broken_rows(tensor: Tensor, rows: int) -> list[int]:

@@ -186,7 +186,7 @@ def test_calls_within_a_backward_pass_are_none(discovery: Make) -> None:
         torch.utils.checkpoint.checkpoint(model[0], x, use_reentrant=False).sum().backward()
         torch.func.functional_call(model, dict(model.named_parameters()), (x,))
         torch.func.vmap(model)(x)
-    assert [one.name for one in found.found] == ["Sequential"]
+    assert [one.name for one in found.found] == ["Linear", "Sequential"]
     assert [call.module for call in seen] == [model[0], model]  # one call each, before the backward
 
 
@@ -218,6 +218,22 @@ def test_stop_leaves_the_block(tmp_path: Path) -> None:
             steps += 1
     assert steps == 2
     assert found.found[0].trouble is not None
+
+
+def test_one_model_after_the_other(discovery: Make) -> None:
+    """Recorders of models that are not called sleep; one whose model is called again goes on where it was."""
+    models = [_net() for _ in range(3)]
+    optimizers = [SGD(model.parameters(), 0.1) for model in models]
+    with discovery() as found:
+        for number in (0, 1, 2, 0, 1):
+            _train(models[number], optimizers[number], steps=2)
+            awake = [calls._watchers.get(id(model)) is not None for model in models]
+            assert awake[number]
+        models[2][0](torch.randn(2, 3)).sum().backward()
+        optimizers[2].step()
+    runs = {one.steps: nanscope.open_run(one.path) for one in found.found}
+    assert sorted(one.steps for one in found.found) == [3, 4, 4]
+    assert (runs[4].scalar("loss") > 0).all()
 
 
 def test_a_copy_is_another_model(discovery: Make) -> None:

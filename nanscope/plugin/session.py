@@ -178,7 +178,7 @@ class Session:
         judged += [(path, collapse_of(path) if self._policy.collapse else None) for path in healthy]
         for path in (path for path, failure in judged if failure is None and path is not None):
             _remove(path)
-        failures = [failure for _, failure in judged if failure is not None]
+        failures = list({(f.headline, f.location): f for _, f in reversed(judged) if f is not None}.values())
         if any(failure.path for failure in failures):
             _hide(self.folder)
         return failures

@@ -36,18 +36,19 @@ class Arena:
         self.buffer = torch.empty(max(1, min(ROWS, ELEMENTS // self.ends[-1])), self.ends[-1], dtype=dtype)
         self.used = 0
         self._flat = self.buffer.unbind()
-        self._rows = [
-            [part.view(shape) for part, shape in zip(row.split(sizes), shapes, strict=True)]
-            for row in self.buffer
-        ]
+        self._sizes = sizes
+        self._rows: list[list[Tensor]] = []  # made when they are needed first: many a run is short
 
     @property
     def full(self) -> bool:
         """Whether no row is free."""
-        return self.used == len(self._rows)
+        return self.used == len(self._flat)
 
     def put(self, tensors: list[Tensor]) -> Slot:
         """Copy tensors of the arena's shapes into the next row; under no_grad."""
+        if self.used == len(self._rows):
+            parts = torch.split(self._flat[self.used], self._sizes)
+            self._rows.append([part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
         torch._foreach_copy_(self._rows[self.used], tensors)
         self.used += 1
         return Slot(self, self.used - 1)

@@ -9,12 +9,14 @@ are met in `nanscope.recording.calls`, just before they run:
 * otherwise (an evaluation, a frozen model, a loss, a metric): the call is only looked at, by `look`. So is
   a call of a recorded model as long as no backward pass follows the calls: nothing else would see its output.
 * a part of a model that is recorded already is left to that recorder. If the whole is met after its part, it
-  takes the part's place, unless the part was trained by itself by then (as in a GAN): then both are recorded.
+  takes the part's place, unless a backward pass went through that by then (as in a GAN): then both are.
 * a model that the user records with `nanscope.record` is left alone for the rest of the block, also if our
   recorder came first.
 
-Several models may be trained at once. Of more than `MOST` the one that was called least recently is closed,
-and opened again if it is called again, so that a search over hundreds of models holds only a few of them.
+Several models may be trained at once. Where one is found, recorders of others that are between two steps
+sleep until their model is called again: a program that trains one model after the other pays for one. Of
+more than `MOST` the one that was called least recently is closed, and opened again if it is called again, so
+that a search over hundreds of models holds only a few of them.
 
 Only the thread and the process that entered the block are watched, outside of backward passes (a checkpoint
 runs a part of its model again) and of transforms and tracers, whose tensors hold no numbers.
@@ -109,6 +111,7 @@ class Discovery:
         self._recorders: dict[int, Recorder] = {}  # by id of the model; the last one was called last
         self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
         self._backwards: weakref.WeakKeyDictionary[Recorder, int] = weakref.WeakKeyDictionary()
+        self._asleep: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self.found: list[Found] = []
 
     def __enter__(self) -> Self:
@@ -158,11 +161,15 @@ class Discovery:
     def _is_followed(self, model: nn.Module) -> bool:
         """Whether a call with autograd on is a recorder's to follow; one is opened if it is time."""
         key = id(model)
-        if key in self._recorders:
+        recorder = self._recorders.get(key)
+        if recorder is not None:
             if len(self._recorders) > 1:
                 self._recorders[key] = self._recorders.pop(key)
+            self._wake(recorder)
             return True
         if self._decided.get(key) is model:
+            for each in tuple(self._asleep):  # it may be a part of one of theirs
+                self._wake(each)
             return True
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return False
@@ -170,6 +177,12 @@ class Discovery:
         if not self._is_theirs(model) and not any(model in r.model.modules() for r in self.recorders):
             self._open(model)
         return True
+
+    def _wake(self, recorder: Recorder) -> None:
+        if recorder in self._asleep:
+            self._asleep.discard(recorder)
+            if recorder.is_active:
+                recorder._resume()
 
     def _is_theirs(self, model: nn.Module) -> bool:
         """Whether it is, or is a part of, what somebody else records."""
@@ -186,13 +199,17 @@ class Discovery:
         if recorder is None:
             return
         parts = set(map(id, model.modules()))
-        for other in [each for each in self.recorders if id(each.model) in parts and not each.steps]:
+        for other in [each for each in self.recorders if id(each.model) in parts and not each.backwards]:
             del self._recorders[id(other.model)]
             other.close()
         while len(self._recorders) >= MOST:
             oldest = self.recorders[0]
             del self._decided[id(oldest.model)]
             self._leave(oldest, None, None, None)
+        for other in self.recorders:
+            if other.is_idle and other not in self._asleep:
+                self._asleep.add(other)
+                other._suspend()
         recorder.gives_way = True
         recorder.__enter__()
         self._recorders[id(model)] = recorder

@@ -219,7 +219,7 @@ class Recorder:
             del _recorded[self._model]
 
     def _suspend(self) -> None:
-        """Take every hook off between two steps, as if nothing were recorded; for measuring what it costs."""
+        """Take every hook off between two steps, as if nothing were recorded."""
         backward.unwatch(self)
         self._scalers.remove()
         self._updates.remove()
@@ -265,6 +265,11 @@ class Recorder:
     def is_under_way(self) -> bool:
         """Whether a backward pass was made in a step that has not ended."""
         return bool(self._step.readings)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two steps: nothing was called, and no optimizer has stepped."""
+        return self._active and not self._under_way and not self._updates.begun
 
     @property
     def backwards(self) -> int:

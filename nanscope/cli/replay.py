@@ -46,14 +46,14 @@ def replay(
     paths = files_of(runs) if runs else [newest()]
     if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
         sys.exit(_print(paths))
-    _show(paths, case, Link(at, layer, window, screen), graph=graph, alone=alone, mouse=not no_mouse)
-    sys.exit(0)
+    link = Link(at, layer, window, screen)
+    sys.exit(_show(paths, case, link, graph=graph, alone=alone, mouse=not no_mouse))
 
 
 def _show(
     paths: Sequence[Path], case: int | None, link: Link, *, graph: str, alone: bool, mouse: bool
-) -> None:
-    """Open the runs on the whole screen."""
+) -> int:
+    """Open the runs on the whole screen; gives the exit code."""
     from nanscope.raster.palette import choose  # noqa: PLC0415 - loads numpy
     from nanscope.replay.cases import open_case, ordered  # noqa: PLC0415 - loads h5py
     from nanscope.replay.link import opened  # noqa: PLC0415 - the same
@@ -72,7 +72,9 @@ def _show(
     session = Session(seated, options, seated.index(focus))
     session.place = opened(session.place, focus, link)
     actions, notice = remapped(config_path(os.environ))
-    ReplayApp(session, actions=actions, notice=notice, mouse=mouse).run(mouse=mouse)
+    app = ReplayApp(session, actions=actions, notice=notice, mouse=mouse)
+    app.run(mouse=mouse)
+    return app.return_code or 0
 
 
 def _print(paths: Sequence[Path]) -> int:

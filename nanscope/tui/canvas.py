@@ -10,6 +10,9 @@ from textual.widget import Widget
 
 from nanscope.raster.cells import FILL, PLAIN, Cells
 
+NO_STYLE = Style()
+"""Not None: Textual's filter for NO_COLOR wants a style everywhere."""
+
 
 class Canvas(Widget):
     """Shows cells."""
@@ -42,14 +45,14 @@ class Canvas(Widget):
         """One row."""
         cells = self._cells
         if y >= cells.height:
-            return Strip.blank(self.size.width)
+            return Strip.blank(self.size.width, NO_STYLE)
         keys = list(zip(cells.fore[y].tolist(), cells.back[y].tolist(), cells.bold[y].tolist(), strict=True))
         glyphs, segments, begin = cells.glyphs[y], [], 0
         for at in range(1, len(keys) + 1):
             if at == len(keys) or keys[at] != keys[begin]:
                 segments.append(Segment("".join(glyphs[begin:at]), self._style(keys[begin])))
                 begin = at
-        return Strip(segments, cells.width).adjust_cell_length(self.size.width)
+        return Strip(segments, cells.width).adjust_cell_length(self.size.width, NO_STYLE)
 
     def _style(self, key: tuple[int, int, bool]) -> Style:
         style = self._styles.get(key)

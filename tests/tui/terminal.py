@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0  # seconds after which a screen that does not come is a failure, on a busy machine
+PATIENCE = 10.0  # seconds after which a screen that does not come is a failure, on a busy machine
 LOOK = 0.05
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -39,7 +39,7 @@ class Terminal:
         """Start the program; the shell stays, so that what it printed and its exit code can be read."""
         told = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "XDG_CONFIG_HOME": str(self._folder)} | environment
         sets = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
-        drop = "-u LC_ALL -u LC_CTYPE -u NO_COLOR -u SSH_CONNECTION"
+        drop = "-u LC_ALL -u LC_CTYPE -u NO_COLOR -u SSH_CONNECTION -u COLUMNS -u LINES"
         program = f"env {drop} {sets} {shlex.join([sys.executable, '-m', 'nanscope', *words])}"
         size = ["-x", str(width), "-y", str(height)]
         self.tmux("new-session", "-d", *size, f"{program}; echo left with $?; exec cat")
@@ -83,10 +83,10 @@ def terminal(
     folder: Path, *words: str, width: int = 120, height: int = 36, **environment: str
 ) -> Iterator[Terminal]:
     """`nanscope WORDS` on a terminal of this size; everything is gone afterwards."""
-    socket = Path(os.path.relpath(folder / "tmux")) if len(str(folder)) > 90 else folder / "tmux"
-    made = Terminal(folder, socket.absolute() if len(str(socket.absolute())) < 100 else socket)
-    made.begin(words, width, height, environment)
-    try:
-        yield made
-    finally:
-        made.tmux("kill-server", check=False)
+    with tempfile.TemporaryDirectory(prefix="ns") as short:  # a socket's name has a hundred letters at most
+        made = Terminal(folder, Path(short) / "tmux")
+        made.begin(words, width, height, environment)
+        try:
+            yield made
+        finally:
+            made.tmux("kill-server", check=False)

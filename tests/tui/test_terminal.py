@@ -55,12 +55,12 @@ def test_from_the_footer_to_the_answer(folder: Path) -> None:
 KEYS = (
     ("Home", "step 0"), ("Right", "step 1"), (".", "step 2"), ("Left", "step 1"), (",", "step 0"),
     ("End", f"step {ROWS[1] - 1}"), ("^", "step 0"), ("$", f"step {ROWS[1] - 1}"), ("!", f"step {BIRTH}"),
-    ("!", "200 steps"), ("u", "step"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
+    ("!", "1 col = 2"), ("u", "1 col = 8"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
     ("6", "RAW"), ("1", "OVERVIEW"), ("?", "HELP"), ("Escape", "OVERVIEW"), ("F1", "HELP"), ("?", "EVENTS"),
     ("y", "linear"), ("y", "log"), ("v", "grad norm"), ("V", "output norm"), ("r", "log10"), ("e", "steps"),
     ("]", "bs=1024 [1/3]"), ("[", "bs=1 [3/3]"), ("space", "PLAYING"), ("space", "PAUSED"),
-    (">", "x2"), ("<", "x1"), ("g", "go to"), ("Escape", "OVERVIEW"), ("b", "run to"), ("Escape", "OVERVIEW"),
-    ("/", "show only"), ("Escape", "OVERVIEW"), ("c", "b sets one"), ("C", "b sets one"),
+    (">", "x2"), ("<", "x1"), ("g", "go to"), ("Escape", "q Quit"), ("b", "run to"), ("Escape", "q Quit"),
+    ("/", "show only"), ("Escape", "q Quit"), ("c", "b sets one"), ("C", "b sets one"),
 )  # fmt: skip
 
 
@@ -77,22 +77,26 @@ MOVES = (("S-Right", "L"), ("S-Left", "H"), ("PageDown", ")"), ("PageUp", "("), 
 
 
 def test_keys_with_shift_and_their_letters(folder: Path) -> None:
-    """Shift with an arrow, and the pages, do the same as their plain letters."""
+    """Shift with an arrow, the pages, up and down do the same as their plain letters."""
+
+    def where(text: str) -> list[str]:
+        focus = text.rsplit("FOCUS", maxsplit=1)[-1].split("\n")
+        return [focus[0].split("step")[-1].split()[0], focus[1].split("layer")[-1].split()[1]]
+
     with terminal(folder, *RUN) as tty:
         tty.wait("[3/3]")
         tty.type("+++++")
-        for key, letter in MOVES:
-            tty.type("g")
-            tty.wait("go to")
-            tty.type("20000")
-            tty.press("Enter")
-            before = tty.wait("step 20000")
-            tty.press(key)
-            moved = tty.wait(lambda text, old=before: text != old, f"a move after {key}")
-            tty.type("u" if key.startswith("Page") else MOVES[MOVES.index((key, letter)) ^ 1][1])
-            tty.wait(lambda text, old=before: text == old, f"back after {key}")
-            tty.type(letter)
-            tty.wait(lambda text, old=moved: text == old, f"the same by {letter}")
+        for pair in MOVES:
+            seen = []
+            for key in pair:
+                tty.type("1!g")
+                tty.wait("go to")
+                tty.type("20000")
+                tty.press("Enter")
+                tty.wait(lambda text: where(text) == ["20000", "fc2"], f"the begin before {key}")
+                tty.type(key) if len(key) == 1 else tty.press(key)
+                seen.append(where(tty.wait(lambda text: where(text) != ["20000", "fc2"], f"{key} moves")))
+            assert seen[0] == seen[1]
 
 
 def test_sizes_while_playing(folder: Path) -> None:
@@ -158,39 +162,37 @@ WRITER = """
 
 def test_a_live_run(tmp_path: Path) -> None:
     """New steps appear by themselves, `left` holds, End follows; a killed writer is told from a slow one."""
-    writer = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WRITER)],
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-    )  # fmt: skip
+    ) as writer:  # fmt: skip
+        try:
+            _rows(writer, 50)
+            with terminal(tmp_path, "replay", "live.h5") as tty:
+                tty.wait("step 49")
+                _rows(writer, 10)
+                assert "LIVE" in tty.wait("step 59")
+                tty.press("Left")
+                tty.wait("HELD")
+                _rows(writer, 5)
+                assert "step 58" in tty.wait("6 newer")
+                tty.press("End")
+                tty.wait("step 64")
+                os.kill(writer.pid, signal.SIGKILL)
+                shown = tty.wait("ENDED killed")
+                assert "step 64" in shown
+                assert "Traceback" not in shown
+        finally:
+            writer.kill()
+
+
+def _rows(writer: subprocess.Popen[str], count: int) -> None:
+    """Have so many rows written; each is there when this returns."""
     assert writer.stdin is not None
     assert writer.stdout is not None
-
-    def rows(count: int) -> None:
-        for _ in range(count):
-            writer.stdin.write("\n")  # type: ignore[union-attr]
-            writer.stdout.readline()  # type: ignore[union-attr]
-
-    try:
-        rows(50)
-        with terminal(tmp_path, "replay", "live.h5") as tty:
-            tty.wait("step 49")
-            rows(10)
-            tty.wait("step 59")
-            tty.wait("LIVE")
-            tty.press("Left")
-            tty.wait("HELD")
-            rows(5)
-            tty.wait("6 newer")
-            tty.press("End")
-            tty.wait("step 64")
-            os.kill(writer.pid, signal.SIGKILL)
-            writer.wait()
-            shown = tty.wait("ENDED killed")
-            assert "step 64" in shown
-            assert "Traceback" not in shown
-    finally:
-        writer.kill()
-        writer.wait()
+    for _ in range(count):
+        writer.stdin.write("\n")
+        writer.stdout.readline()
 
 
 def test_other_keys(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The columns are `step`, `time`, the scalars by name and each stat of each site as `fc2.output.l2`. Rows go
 from the run file to the table a window at a time, so the memory does not grow with the run. NaN and
-infinities are kept; what was not measured is empty (csv) or null (parquet), which is not the same.
+infinities are kept; what was not measured is empty (csv), null (parquet) or no point (tensorboard), which is
+not the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -114,10 +116,40 @@ def write_parquet(run: Run, selection: Selection, out: IO[bytes], report: Report
             report(stop - selection.start, selection.stop - selection.start)
 
 
+def write_tensorboard(run: Run, selection: Selection, out: IO[bytes], report: Report) -> None:
+    """Write a TensorBoard event file: an event a step at its wall time, a scalar for each value measured.
+
+    The tag of a series is `fc2.output/l2`: TensorBoard makes a section of what stands before the first slash.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+        RunFileError: the run file is damaged.
+        OSError: `out` cannot be written.
+    """
+    event, records = _tensorboard()
+    began, writer = run.header.created, records.RecordWriter(out)
+    writer.write(event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+    tags = _unique([_name(run.header.columns[index], "/") for index in selection.columns])
+    for start, stop in _windows(selection, _CSV_VALUES):
+        steps, times = run.source.steps(start, stop).tolist(), run.source.times(start, stop).tolist()
+        columns = [run.source.column(index, start, stop) for index in selection.columns]
+        for row, (step, time) in enumerate(zip(steps, times, strict=True)):
+            one = event.Event(wall_time=began + time, step=step)
+            _put_scalars(one.summary, tags, np.array([column[row] for column in columns], np.float32))
+            writer.write(one.SerializeToString())
+        report(stop - selection.start, selection.stop - selection.start)
+
+
 WRITERS: dict[str, Callable[[Run, Selection, IO[bytes], Report], None]] = {
     "csv": write_csv,
     "parquet": write_parquet,
+    "tensorboard": write_tensorboard,
 }
+
+
+def event_file(run: Run, folder: Path) -> Path:
+    """Where TensorBoard looks for a run: in a subfolder of its log folder, by a name that it knows."""
+    return folder / Path(run.name).stem / f"events.out.tfevents.{int(run.header.created)}.nanscope"
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -126,6 +158,21 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError:
         advice = "pip install 'nanscope[parquet]', or use --to csv"
         raise UsageError("parquet needs pyarrow", advice) from None
+
+
+def _tensorboard() -> tuple[Any, Any]:
+    try:
+        names = ("tensorboard.compat.proto.event_pb2", "tensorboard.summary.writer.record_writer")
+        event, records = map(import_module, names)
+    except ImportError:
+        advice = "pip install 'nanscope[tensorboard]', or use --to csv"
+        raise UsageError("event files need tensorboard", advice) from None
+    return event, records
+
+
+def _put_scalars(summary: Any, tags: Sequence[str], values: Floats) -> None:
+    for i in np.flatnonzero(~is_missing(values)).tolist():
+        summary.value.add(tag=tags[i], simple_value=values[i])
 
 
 def _windows(selection: Selection, values: int) -> Iterator[tuple[int, int]]:
@@ -156,8 +203,8 @@ def _fits(column: Column, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in names)
 
 
-def _name(column: Column) -> str:
-    return column.stat if column.site is None else f"{column.site}.{column.stat}"
+def _name(column: Column, mark: str = ".") -> str:
+    return column.stat if column.site is None else f"{column.site}{mark}{column.stat}"
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

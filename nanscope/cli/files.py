@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing it for real would load h5py
 T = TypeVar("T")
 
 DAMAGED = 3  # exit code
-TABLES = ("csv", "parquet")
+TABLES = ("csv", "parquet", "tensorboard")
 _DIGITS = 18  # of the largest step; int() itself refuses thousands of digits, with a traceback
 
 
@@ -128,7 +128,7 @@ def _each(runs: Sequence[Path], look: Callable[[Path], T]) -> tuple[list[T], int
 @click.option("--to", "form", type=click.Choice(TABLES), default="csv", show_default=True, help="The format.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
-    help="A new file.  [default for csv: standard output]",
+    help="A new file; for tensorboard the log folder.  [default for csv: standard output]",
 )  # fmt: skip
 @click.option(
     "--sites", "patterns", multiple=True, metavar="PATTERN",
@@ -141,15 +141,24 @@ def _each(runs: Sequence[Path], look: Callable[[Path], T]) -> tuple[list[T], int
 def export(
     run: Path, form: str, output: Path | None, patterns: tuple[str, ...], steps: tuple[int | None, int | None]
 ) -> None:
-    """Write RUN as a table: a row per step, a column per series; what was not measured is left empty."""
-    from nanscope.export import WRITERS, select  # noqa: PLC0415 - loads numpy
+    """Write RUN as a table: a row per step, a column per series; what was not measured is left empty.
+
+    For TensorBoard it becomes a run of the log folder that -o names.
+    """
+    from nanscope.export import WRITERS, event_file, select  # noqa: PLC0415 - loads numpy
     from nanscope.numbers import count, size  # noqa: PLC0415
     from nanscope.reporters.bar import Bar  # noqa: PLC0415 - loads rich
     from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
 
     if output is None and form != "csv":
-        raise UsageError(f"{form} goes into a file", f"name it: nanscope export {run} --to {form} -o FILE")
-    recorded = open_run(run)
+        place = "FOLDER" if form == "tensorboard" else "FILE"
+        raise UsageError(
+            f"{form} goes into a {place.lower()}", f"name it: nanscope export {run} --to {form} -o {place}"
+        )
+    recorded, folder = open_run(run), output
+    if form == "tensorboard" and output is not None:
+        output = event_file(recorded, output)
+        _make_folder(output.parent)
     selection = select(recorded, patterns, steps)
     with _destination(output) as out, Bar(recorded.name, sys.stderr) as show:
         WRITERS[form](recorded, selection, out, show)
@@ -158,7 +167,22 @@ def export(
             f"{count(selection.stop - selection.start)} steps, {count(2 + len(selection.columns))} columns"
         )
         click.echo(f"{table}, {size(output.stat().st_size)}: {output}")
-        click.echo(f"\nnanscope diagnose {shlex.quote(str(run))}")
+        click.echo(f"\n{_next(form, run, folder)}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror})", "name another folder with -o") from error
+
+
+def _next(form: str, run: Path, folder: Path | None) -> str:
+    """The command to type after an export."""
+    if form != "tensorboard":
+        return f"nanscope diagnose {shlex.quote(str(run))}"
+    every_point = "--samples_per_plugin scalars=0"  # by default it shows 1,000 of them, drawn by chance
+    return f"tensorboard --logdir {shlex.quote(str(folder))} {every_point}"
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class Strays:
     def __init__(self, is_known: IsKnown) -> None:
         self._is_known = is_known
         self._steps: dict[int, int] = {}
-        self._held: list[Optimizer] = []  # ids stay unique
+        self._known: dict[int, tuple[Optimizer, bool]] = {}  # holds them: ids stay unique
         self._bad: set[int] = set()
         self.seen: list[Sighting] = []
 
@@ -52,16 +52,20 @@ class Strays:
             handle.remove()
 
     def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if not self._is_known(optimizer):
+        if not self._is_followed(optimizer):
             gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
             self._look(optimizer, gradients, "backward", "a gradient")
 
     def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if not self._is_known(optimizer):
+        if not self._is_followed(optimizer):
             self._look(optimizer, list(_parameters(optimizer)), "update", "a parameter")
-            if id(optimizer) not in self._steps:
-                self._held.append(optimizer)
             self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+
+    def _is_followed(self, optimizer: Optimizer) -> bool:
+        known = self._known.get(id(optimizer))
+        if known is None or known[0] is not optimizer:
+            self._known[id(optimizer)] = known = optimizer, self._is_known(optimizer)
+        return known[1]
 
     def _look(self, optimizer: Optimizer, tensors: list[Tensor], phase: str, what: str) -> None:
         if id(optimizer) in self._bad or all_finite(tensors):

@@ -36,13 +36,15 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import optimizer as every_optimizer
 
 from nanscope.recording import calls
 from nanscope.recording.calls import Leave
 from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.recorder import Recorder, recording
-from nanscope.recording.rewind.tape import Trace, trace
+from nanscope.recording.rewind.tape import Event, Listener, Trace, trace
 
 MOST = 8  # recorders at a time
 
@@ -112,17 +114,24 @@ class Discovery:
         self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
         self._backwards: weakref.WeakKeyDictionary[Recorder, int] = weakref.WeakKeyDictionary()
         self._asleep: weakref.WeakSet[Recorder] = weakref.WeakSet()
+        self._muted: list[tuple[Listener, list[Event] | None]] = []
         self.found: list[Found] = []
 
     def __enter__(self) -> Self:
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._before = calls.meet(self._meet)
+        self._handles = [
+            every_optimizer.register_optimizer_step_pre_hook(self._mute),
+            every_optimizer.register_optimizer_step_post_hook(self._unmute),
+        ]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> bool:
         calls.meet(self._before)
+        for handle in self._handles:
+            handle.remove()
         stopped = False
         for recorder in self.recorders:
             stopped |= self._leave(recorder, kind, error, trace_)
@@ -213,6 +222,22 @@ class Discovery:
         recorder.gives_way = True
         recorder.__enter__()
         self._recorders[id(model)] = recorder
+
+    # -- updates --------------------------------------------------------------------------------------
+
+    def _mute(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        """The update of one model is no part of the step that another one is in."""
+        others = [each._rewinder._listener for each in self.recorders if not each.takes(optimizer)]
+        self._muted = [(listener, listener.events) for listener in others if listener.events is not None]
+        for listener, _ in self._muted:
+            listener.events = None
+
+    def _unmute(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        for listener, events in self._muted:
+            listener.events = events
+        self._muted = []
+
+    # -- leaving --------------------------------------------------------------------------------------
 
     def _leave(self, recorder: Recorder, *raised: Any) -> bool:
         """Close it and say what became of it."""

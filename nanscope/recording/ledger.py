@@ -100,6 +100,8 @@ class Ledger:
         losses = [reading.loss for reading in step.readings if reading.loss is not None]
         scale = step.scale if isinstance(step.scale, float) and step.scale > 0 else 1.0
         alarm = bool(losses) and self.alert.notice_loss(step.number, sum(losses) / scale)
+        if self._sink.waits:  # nothing would be lost with the process that is not lost anyway
+            return step.broken
         return alarm or step.weights is not None or step.broken
 
     def write(self, *, wait: bool = False) -> None:

@@ -84,6 +84,11 @@ class Sink:
             self._give_up(error)
 
     @property
+    def waits(self) -> bool:
+        """Whether rows are kept in memory until it is known whether they are wanted."""
+        return self._waits
+
+    @property
     def path(self) -> Path | None:
         """Where the run file is, or will be; None when it cannot be written, or never was."""
         if not self._usable:

@@ -45,8 +45,9 @@ def rail(bad: NDArray[np.bool_], look: Look) -> Cells:
 def _digits(values: NDArray[np.float64], bad: NDArray[np.bool_], look: Look, *, of_shares: bool) -> Cells:
     glyphs = glyphs_of(look.graph)
     cells = Cells.blank(*values.shape)
-    scaled = np.nan_to_num(values) * (10 if of_shares else 1)
-    digit = np.clip(np.round(scaled), 0, 9).astype(np.int64)
+    # whole decades: half of one is the noise of a batch of one
+    scaled = np.round(np.nan_to_num(values) * 10) if of_shares else np.floor(np.nan_to_num(values))
+    digit = np.clip(scaled, 0, 9).astype(np.int64)
     words = np.array([glyphs.dot, *"123456789"])[digit]
     words = np.where(np.isnan(values), " ", words)
     cells.glyphs[:] = np.where(bad, glyphs.bad, words)

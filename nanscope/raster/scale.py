@@ -36,7 +36,7 @@ class Scale:
         """The value at a height, in few letters."""
         value = self.low + share * (self.high - self.low)
         if not self.linear:
-            return f"{10.0 ** round(value):.0e}" if abs(value) < 300 else f"1e{round(value)}"
+            return f"{10.0**value:.0e}" if abs(value) < 300 else f"1e{round(value)}"
         return f"{value:.3g}"
 
     def _plain(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """Columns: a series as so many columns of a screen, in which nothing is lost.
 
 A column holds the lowest, the highest and the mean of the finite values of its rows, and how many were not
-finite: a spike or a NaN of a single step is seen at every zoom. Wide columns come from the run's summaries (a
-summary that lies across an edge counts on both sides, a quarter of a column at most), narrow ones from rows.
+finite: a spike or a NaN of a single step is seen at every zoom, in the column of its row and in no other. Wide
+columns come from the run's summaries and, at their edges, from rows; narrow ones from rows alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanscope.run import Floats, Overview, Run, is_missing, is_nonfinite
+from nanscope.replay.summaries import Summaries, reduced
+from nanscope.run import Floats, Overview, Run, is_nonfinite
 from nanscope.values import Site
 
-BUCKETS = (4096, 512, 64)
-ENOUGH = 4  # summaries per column, at least
+BUCKETS = ((65_536, 4096), (8_192, 512), (256, 64))
+"""Rows per column, at least, and the summaries that it is made of."""
 BLOCK = 4096  # rows that are read at once
 MOST_BYTES = 64 << 20
 
@@ -27,7 +28,8 @@ class Columns:
     """Arrays of shape (columns,).
 
     Attributes:
-        low, high, mean: over the finite values, NaN where there is none.
+        low, high: of the finite values, NaN where there is none.
+        mean: the same; of wide columns, that of the means of summaries.
         bad: how many values were NaN or infinite.
         measured: whether there was any value.
     """
@@ -55,12 +57,16 @@ def edges_of(start: int, stop: int, count: int) -> Edges:
     return Edges(starts, np.minimum(stops, max(stop, start + 1)))
 
 
+Kept = Overview | Floats | Columns
+Key = tuple[int, int] | tuple[int, bytes, bytes]
+
+
 class Reader:
     """Reads columns of one run, and keeps what it has read (64 MB at most)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._kept: OrderedDict[tuple[int, int], tuple[int, Overview | Floats]] = OrderedDict()
+        self._kept: OrderedDict[Key, tuple[int, Kept]] = OrderedDict()
         self._bytes = 0
 
     def columns(self, site: Site | None, stat: str, edges: Edges) -> Columns:
@@ -70,13 +76,37 @@ class Reader:
             NotRecordedError: the run has no such series.
         """
         index = self.run.index(site, stat)
+        key = index, edges.starts.tobytes(), edges.stops.tobytes()
+        known = self._known(key)
+        if isinstance(known, Columns):
+            return known
+        found = self._columns(index, edges)
+        self._keep(key, found, 50 * len(edges.starts))
+        return found
+
+    def _columns(self, index: int, edges: Edges) -> Columns:
         start = int(edges.starts[0]) if len(edges.starts) else 0
         stop = min(int(edges.stops.max(initial=0)), len(self.run))
         wide = (stop - start) / max(1, len(edges.starts))
-        bucket = next((size for size in BUCKETS if size * ENOUGH <= wide), 0)
+        bucket = next((size for least, size in BUCKETS if wide >= least), 0)
         if bucket or not self._is_whole(start, stop):
-            return _of_overview(self.overview(index, bucket or BUCKETS[-1]), edges, len(self.run))
+            return self._of_summaries(index, bucket or BUCKETS[-1][1], edges)
         return _of_rows(self.rows(index, start, stop), start, edges)
+
+    def _of_summaries(self, index: int, bucket: int, edges: Edges) -> Columns:
+        def read(start: int, stop: int) -> Floats | None:
+            return self.column(index, start, stop) if self._is_whole(start, stop) else None
+
+        rows = len(self.run)
+        stops = np.minimum(edges.stops, rows)
+        sums = Summaries(self.overview(index, bucket), rows).sums(edges.starts, stops, read)
+        mean = np.divide(sums.total, sums.count, out=np.full(len(stops), np.nan), where=sums.count > 0)
+        bad = np.rint(sums.bad).astype(np.int64)
+        return Columns(sums.low, sums.high, mean, bad, (bad > 0) | (sums.count > 0))
+
+    def column(self, index: int, start: int, stop: int) -> Floats:
+        """The values of a column of the run, of which nothing is kept: for a few rows here and there."""
+        return self.run.source.column(index, start, stop)
 
     def rows(self, index: int, start: int, stop: int) -> Floats:
         """The values of a column of the run, by blocks that hold all columns."""
@@ -112,13 +142,13 @@ class Reader:
     def _block_rows(self, number: int) -> int:
         return min(BLOCK, len(self.run) - number * BLOCK)
 
-    def _known(self, key: tuple[int, int]) -> Overview | Floats | None:
+    def _known(self, key: Key) -> Kept | None:
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key][1]
 
-    def _keep(self, key: tuple[int, int], found: Overview | Floats, size: int) -> None:
+    def _keep(self, key: Key, found: Kept, size: int) -> None:
         self._bytes += size - self._kept.pop(key, (0, found))[0]
         self._kept[key] = size, found
         while self._bytes > MOST_BYTES and len(self._kept) > 1:
@@ -130,43 +160,15 @@ class Reader:
 
 def _of_rows(values: Floats, start: int, edges: Edges) -> Columns:
     finite, wide = np.isfinite(values), values.astype(np.float64)
-    count = _reduced(np.add, finite.astype(np.float64), start, edges, empty=0.0)
-    total = _reduced(np.add, np.where(finite, wide, 0.0), start, edges, empty=0.0)
-    bad = _reduced(np.add, is_nonfinite(values).astype(np.float64), start, edges, empty=0.0)
-    seen = _reduced(np.add, (~is_missing(values)).astype(np.float64), start, edges, empty=0.0)
+    begin, end = edges.starts - start, edges.stops - start
+    count = reduced(np.add, finite.astype(np.float64), begin, end, empty=0.0)
+    total = reduced(np.add, np.where(finite, wide, 0.0), begin, end, empty=0.0)
+    bad = reduced(np.add, is_nonfinite(values).astype(np.float64), begin, end, empty=0.0)
+    seen = np.where(finite, wide, np.nan)
     return Columns(
-        _reduced(np.fmin, np.where(finite, wide, np.nan), start, edges),
-        _reduced(np.fmax, np.where(finite, wide, np.nan), start, edges),
-        np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0),
-        bad.astype(np.int64),
-        seen > 0,
-    )
-
-
-def _of_overview(overview: Overview, edges: Edges, rows: int) -> Columns:
-    first = np.searchsorted(overview.starts, edges.starts, "right") - 1
-    last = np.searchsorted(overview.starts, np.minimum(edges.stops, rows), "left")
-    within = Edges(first, np.where(edges.stops > edges.starts, last, first))
-    mean = overview.mean.astype(np.float64)
-    known = np.isfinite(mean)
-    count = _reduced(np.add, known.astype(np.float64), 0, within, empty=0.0)
-    total = _reduced(np.add, np.where(known, mean, 0.0), 0, within, empty=0.0)
-    bad = _reduced(np.add, overview.nonfinite.astype(np.float64), 0, within, empty=0.0)
-    return Columns(
-        _reduced(np.fmin, overview.low.astype(np.float64), 0, within),
-        _reduced(np.fmax, overview.high.astype(np.float64), 0, within),
+        reduced(np.fmin, seen, begin, end),
+        reduced(np.fmax, seen, begin, end),
         np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0),
         bad.astype(np.int64),
         (bad > 0) | (count > 0),
     )
-
-
-def _reduced(
-    how: np.ufunc, values: NDArray[np.float64], start: int, edges: Edges, *, empty: float = np.nan
-) -> NDArray[np.float64]:
-    """`how` over the values of each column, `empty` where there is none."""
-    begin = np.clip(edges.starts - start, 0, len(values))
-    end = np.clip(edges.stops - start, 0, len(values))
-    padded = np.append(values, empty)  # so that an end may lie behind the last value
-    found = how.reduceat(padded, np.stack((begin, end), 1).ravel())[::2] if len(begin) else np.empty(0)
-    return np.where(end > begin, found, empty)

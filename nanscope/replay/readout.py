@@ -108,9 +108,11 @@ def _trend(case: Case, site: Site, stat: str, row: int) -> str:
 
 def _counts(case: Case, place: Place) -> list[Line]:
     nans, infs = bad_in(case, place.row)
-    ahead = sum(bad_in(case, place.row + 1))
-    aside = f"next step: {count(ahead)}" if ahead else ""
-    return [Line("non-finite", f"nan {count(nans)}  inf {count(infs)}", aside, 2 if nans or infs else 0)]
+    ahead = bad_in(case, place.row + 1)
+    lines = [Line("non-finite", f"nan {count(nans)}  inf {count(infs)}", "", 2 if nans or infs else 0)]
+    if sum(ahead):
+        lines.append(Line("at the next step", f"nan {count(ahead[0])}  inf {count(ahead[1])}", "", 1))
+    return lines
 
 
 def _scalar(case: Case, row: int, name: str) -> Line:

@@ -30,7 +30,7 @@ class Stop:
 
 
 def stops_of(case: Case, marks: Sequence[Mark] = ()) -> tuple[Stop, ...]:
-    """Findings, links of the trail and marks, by row; of several at a row the worst."""
+    """Findings, links of the trail and marks, by row; of several at a row the worst, of equals the first."""
     diagnosis = case.diagnosis
     found = [
         Stop(case.row_of(f.step), f.severity, f.message, f.site.module if f.site else None)
@@ -42,8 +42,8 @@ def stops_of(case: Case, marks: Sequence[Mark] = ()) -> tuple[Stop, ...]:
     ]
     found += [Stop(case.row_of(mark.step), Severity.NOTE, f"mark: {mark.note}") for mark in marks]
     by_row: dict[int, Stop] = {}
-    for stop in sorted(found, key=lambda each: each.severity):
-        by_row[stop.row] = stop
+    for stop in sorted(found, key=lambda each: -each.severity):
+        by_row.setdefault(stop.row, stop)
     return tuple(by_row[row] for row in sorted(by_row))
 
 
@@ -65,16 +65,16 @@ def first_bad(case: Case) -> Stop | None:
 def divergence(case: Case, baseline: Case) -> int | None:
     """The row from which on the loss is more than twice the baseline's, or not finite, until the end.
 
-    Both losses are means over 256 equal stretches of the samples that both have seen; a stretch in which the
-    case has no step says nothing, one in which the baseline has none is held against its last step before.
+    Both losses are means over 256 equal stretches of the samples that both have seen. A stretch in which the
+    case has no step says nothing; one in which the baseline has none is held against the step it stands at.
     """
     if case is baseline or not (case.run.has(None, "loss") and baseline.run.has(None, "loss")):
         return None
     axes = Axis(case), Axis(baseline)
     end = min(axis.at(each.rows - 1, Unit.SAMPLES) for axis, each in zip(axes, (case, baseline), strict=True))
     at = [np.array([axis.row(end * i / CELLS, Unit.SAMPLES) for i in range(CELLS + 1)]) for axis in axes]
-    mine, its = (_means(each, rows) for each, rows in zip((case, baseline), at, strict=True))
-    its = _held(its, np.diff(at[1]) > 0)
+    mine = _means(case, at[0][:-1], at[0][1:])
+    its = _means(baseline, at[1][:-1], np.maximum(at[1][1:], at[1][:-1] + 1))
     parted = (mine > PARTED * its) | ~np.isfinite(mine)
     known = (np.diff(at[0]) > 0) & np.isfinite(its)
     together = np.flatnonzero(known & ~parted)
@@ -84,13 +84,7 @@ def divergence(case: Case, baseline: Case) -> int | None:
     return int(at[0][first])
 
 
-def _held(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Each value that is not known replaced by the one known last; NaN before the first."""
-    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
-    return np.where(last >= 0, values[np.maximum(last, 0)], np.nan)
-
-
-def _means(case: Case, at: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of the loss between neighbouring rows; NaN where a value is not finite, or none is there."""
-    columns = case.reader.columns(None, "loss", Edges(at[:-1], at[1:]))
+def _means(case: Case, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of the loss over stretches of rows; NaN where a value is not finite, or none is there."""
+    columns = case.reader.columns(None, "loss", Edges(starts, stops))
     return np.where(columns.bad > 0, np.nan, columns.mean)

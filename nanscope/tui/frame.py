@@ -37,6 +37,7 @@ DRAWN: Mapping[str, Pane] = {
     "raw": raw.raw,
     "help": manual.manual,
     "line": focus.focus_line,
+    "brief": words.findings_line,
     "chosen": partial(words.findings, chosen=True),
 }
 PANES: Mapping[int, tuple[str, ...]] = {
@@ -159,6 +160,7 @@ def _overview(height: int, width: int, top: int) -> tuple[Rect, ...]:
             Rect("loss", top, 0, upper, width),
             Rect("heat", top + upper, 0, lines, width),
             Rect("line", top + upper + lines, 0, 1, width),
+            Rect("brief", top + upper + lines + 1, 0, 1, width),
         )
     focus_rows = min(15, height // 2)
     rest = height - focus_rows

@@ -16,6 +16,9 @@ from nanscope.tui.scene import Scene, colour_of
 from nanscope.values import Severity, Verdict
 
 LABEL = 9
+SHORT = {"Next event": "Event", "First NaN": "NaN", "Run to break": "Run", "Go to": "Goto"}
+"""Words of the footer where there is little room."""
+TABS = ("1Over", "2Cmp", "3Lay", "4Pred", "5Why", "6Raw")
 LEVELS = {Verdict.DIVERGED: 2, Verdict.COLLAPSED: 2, Verdict.SUSPICIOUS: 1, Verdict.HEALTHY: 0}
 
 
@@ -27,19 +30,18 @@ def header(scene: Scene, height: int, width: int) -> Cells:
     column = cells.write(0, 1, "nanscope", STRONG, HEAD_BACK, bold=True) + 2
     right = _state(scene)
     cells.write(0, max(column, width - len(right) - 1), right, STRONG, HEAD_BACK)
-    tabs = sum(len(name) + 4 for name in SCREENS[1:])
     wide = width >= 110
-    room = width - column - len(right) - 3 - (tabs if wide else 24)
-    column = cells.write(0, column, fit(str(case.path), max(6, min(34, room))), TEXT, HEAD_BACK) + 2
-    for number, name in enumerate(SCREENS[1:], 1):
+    tabs = [f"{number} {name}" for number, name in enumerate(SCREENS[1:], 1)] if wide else TABS
+    gap = 2 if wide else 1
+    room = width - column - len(right) - 4 - sum(len(tab) + gap for tab in tabs)
+    if room >= 6:
+        path = str(case.path) if len(str(case.path)) <= room else case.path.name
+        column = cells.write(0, column, fit(path, min(34, room)).rstrip(), TEXT, HEAD_BACK) + 2
+    for number, tab in enumerate(tabs, 1):
         here = number == place.screen
-        word = (
-            f"{number} {name.upper() if here else name}"
-            if wide
-            else f"{number}{name[:4].upper() if here else ''}"
-        )
-        fore = STRONG if here else DIM
-        column = cells.write(0, column, word, fore, HEAD_BACK, bold=here) + (2 if wide else 1)
+        if column + len(tab) < width - len(right) - 1:
+            word = tab.upper() if here else tab
+            column = cells.write(0, column, word, STRONG if here else DIM, HEAD_BACK, bold=here) + gap
     return cells
 
 
@@ -117,12 +119,13 @@ def _window(scene: Scene, width: int) -> Cells:
 def _ticks(scene: Scene, width: int) -> Cells:
     cells = Cells.blank(1, width)
     unit = scene.place.unit
-    for at in range(0, width - 8, 16):
-        row = at * scene.case.rows // width
-        cells.write(0, at, short(scene.axis.at(row, unit)), DIM)
     text = f" {scene.glyphs.up}step {scene.case.step(scene.place.row)} "
-    at = max(0, min(width - len(text), _column(scene, scene.place.row, width) - 1))
-    cells.write(0, at, text, STRONG, bold=True)
+    here = max(0, min(width - len(text), _column(scene, scene.place.row, width) - 1))
+    for at in range(0, width - 8, 16):
+        told = short(scene.axis.at(at * scene.case.rows // width, unit))
+        if at + len(told) <= here or at >= here + len(text):
+            cells.write(0, at, told, DIM)
+    cells.write(0, here, text, STRONG, bold=True)
     return cells
 
 
@@ -167,20 +170,34 @@ def _short_words(scene: Scene) -> str:
     born, remedy = scene.case.diagnosis.origin, next(iter(scene.case.diagnosis.remedies), None)
     if born is None or remedy is None:
         return verdict_words(scene)
-    return f"step {born.step}, {born.site or born.module or 'model'}.  Try: {remedy.change}"
+    place = (born.op is None and born.site) or born.module or "model"
+    return f"step {born.step}, {place}.  Try: {remedy.change}"
 
 
 def footer(scene: Scene, entries: Sequence[tuple[str, str, bool]], width: int) -> Cells:
     """Keys, what they do, and whether they make sense now."""
     del scene
     cells = Cells.blank(1, width)
-    column = 1
-    for keys, label, sense in entries:
-        if column + len(keys) + len(label) + 2 > width:
-            break
+    column, (told, gap) = 1, _fitted(list(entries), width)
+    for keys, label, sense in told:
         column = cells.write(0, column, keys, STRONG if sense else RULE, bold=sense) + 1
-        column = cells.write(0, column, label, DIM if sense else RULE) + 3
+        column = cells.write(0, column, label, DIM if sense else RULE) + gap
     return cells
+
+
+def _fitted(entries: list[tuple[str, str, bool]], width: int) -> tuple[list[tuple[str, str, bool]], int]:
+    """Entries and the gap between them: closer, then in short, then fewer; the way out stays to the last."""
+    for gap in (3, 2):
+        if _length(entries, gap) <= width:
+            return entries, gap
+    short = [(keys, SHORT.get(label, label), sense) for keys, label, sense in entries]
+    while len(short) > 2 and _length(short, 2) > width:
+        del short[-3]
+    return short, 2
+
+
+def _length(entries: list[tuple[str, str, bool]], gap: int) -> int:
+    return 1 + sum(len(keys) + 1 + len(label) + gap for keys, label, _ in entries) - gap
 
 
 def title(cells: Cells, row: int, scene: Scene, text: str, aside: str = "", *, focus: bool = False) -> None:

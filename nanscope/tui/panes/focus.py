@@ -7,7 +7,7 @@ from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT, WARN,
 from nanscope.replay.readout import Line, readout
 from nanscope.tui.scene import Scene
 
-LABEL = 16
+LABEL = 17
 VALUE = 10
 
 

@@ -37,6 +37,19 @@ def findings(scene: Scene, height: int, width: int, *, chosen: bool = False) -> 
     return cells
 
 
+def findings_line(scene: Scene, height: int, width: int) -> Cells:
+    """Findings in one line, the worst first, for small screens."""
+    cells = Cells.blank(height, width)
+    stops = sorted(scene.stops, key=lambda each: -each.severity)
+    column = cells.write(0, 1, f"events {len(stops)}:" if stops else "no rule fired", DIM) + 1
+    for stop in stops:
+        told = f"{scene.glyphs.severity(stop.severity)} {scene.case.step(stop.row)} {fit_end(stop.what, 32)}"
+        bad = stop.severity is Severity.ERROR
+        fore, back = (BAD_FORE, BAD_BACK) if bad else (TEXT, None)
+        column = cells.write(0, column, told, fore, back) + 2
+    return cells
+
+
 def _event(cells: Cells, scene: Scene, row: int, stop: Stop, *, here: bool, chosen: bool) -> None:
     digits = len(str(scene.case.step(scene.case.rows - 1)))
     if chosen:

@@ -90,11 +90,11 @@ def _half_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def test_memory_stays_flat(model: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorded loop keeps no more tensors alive after hundreds of steps than after forty."""
+    """A recorded loop keeps no more tensors alive after hundreds of steps than after some."""
     monkeypatch.setattr(memory, "MOST_STEPS", 10)  # that can be executed again: each keeps its batch
     optimizer = sgd(model)
     with nanscope.record(model, optimizer, path):
-        _train(model, optimizer, [X] * 40)
+        _train(model, optimizer, [X] * 2 * ROWS)  # until every row of the arena was used
         few = _tensors_alive()
         _train(model, optimizer, [X] * 400)
         assert _tensors_alive() <= few + 2 * ROWS  # logits of the steps that wait for their batch

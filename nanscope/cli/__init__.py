@@ -1,6 +1,6 @@
 """The command line: wiring only. What is heavy is imported by the command that needs it.
 
-- `train.py`: train the experiment
+- `train.py`: train the experiment; `run.py`: any script, recorded
 - `answers.py`: diagnose, compare: what happened in a run
 - `replay.py`: the run on the screen
 - `files.py`: info, verify, compact, export: the run file itself
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from nanscope import __version__
-from nanscope.cli import answers, files, replay, train
+from nanscope.cli import answers, files, replay, run, train
 from nanscope.cli.options import INTERRUPTED, complain
 from nanscope.errors import NanscopeError
 
@@ -30,6 +30,7 @@ Exit codes:
 
 COMMANDS = (
     train.train,
+    run.run,
     answers.diagnose,
     answers.compare,
     replay.replay,

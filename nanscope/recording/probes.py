@@ -54,6 +54,7 @@ class Probes:
         transformed: whether the root was called in this step where tensors hold no numbers.
         closely: whether the largest absolute values are wanted in this step.
         counts_units: whether it is wanted which units are active.
+        before: called before the root is, with autograd on.
         in_backward: whether a backward pass is running.
         active: whether anything is collected at all.
     """
@@ -85,6 +86,7 @@ class Probes:
         self.transformed = False
         self.closely = True
         self.counts_units = True
+        self.before: Callable[[], None] | None = None
         self.in_backward = False
         self.active = True
         self._pass = Pass()
@@ -247,6 +249,8 @@ class Probes:
                 return
             self._autograd = torch.is_grad_enabled()
             if self._autograd:
+                if self.before is not None:
+                    self.before()
                 self._begin((*args, *kwargs.values()) if kwargs else args)
             else:
                 self._current = None

@@ -19,7 +19,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -46,7 +46,7 @@ from nanscope.recording.scaling import Number, Scalers
 from nanscope.recording.sink import KeepRun, Sink
 from nanscope.recording.state import capture, room_for
 from nanscope.recording.travelling import Travelling
-from nanscope.recording.updates import Updates
+from nanscope.recording.updates import ByHand, Updates
 from nanscope.run import Header
 from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.values import Epoch
@@ -124,6 +124,7 @@ class Recorder:
         self._ledger: Ledger | None = None
         self._step = Step(0)
         self._witness: Tensor | None = None
+        self._by_hand = ByHand(self._optimizers)
         self._state_told = False
         self._backwards = 0
         self._samples: dict[int, Doubles] = {}
@@ -162,6 +163,8 @@ class Recorder:
             renew=self._renew,
             logits=self._logits,
         )
+        if self._by_hand.wanted:
+            self._probes.before = self._end_step_by_hand
         self._hidden = Hidden(self._model, self._places, self._tell_hidden)
         self._updates = Updates(
             self._optimizers, self._places.parameters, self._guard(self._before_update), self._after_update
@@ -186,6 +189,8 @@ class Recorder:
         """Stop recording: remove every hook, finish the run file. Harmless when done before."""
         if self._active and self._updates.begun:
             self._guard(self._end_step)()
+        if self._active:
+            self._guard(self._end_step_by_hand)()
         if self._active:
             self._guard(self._rewinder.finish)()
         self._detach()
@@ -237,12 +242,22 @@ class Recorder:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
+        """A step is executed again: nobody who records hears or sees it."""
+        with ExitStack() as stack:
+            for recorder in recording():
+                stack.enter_context(recorder._deaf())
+            yield
+
+    @contextmanager
+    def _deaf(self) -> Iterator[None]:
         """Hear and see nothing; the hooks stay: torch may be walking through its list of them."""
+        before = self._active, self._probes.active
         self._active = self._probes.active = False
         try:
-            yield
+            with self._rewinder.deaf():
+                yield
         finally:
-            self._active = self._probes.active = True
+            self._active, self._probes.active = before
 
     # -- what the user may call -----------------------------------------------------------------------
 
@@ -418,6 +433,7 @@ class Recorder:
         self._step.readings.append(reading)
         if self._witness is None:
             self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
+        self._by_hand.remember(self._places.parameters)
         self._backwards += 1
         self._step.scale = self._scale
         if reading.broken:
@@ -478,10 +494,17 @@ class Recorder:
 
     def _count_update(self, optimizer: Optimizer) -> None:
         self._rewinder.end_update(optimizer)
+        self._by_hand.give_up()
+        self._probes.before = None
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
             self._step.scalars.setdefault("lr", float(lr))
         if self._updates.count(optimizer):
+            self._end_step()
+
+    def _end_step_by_hand(self) -> None:
+        """The step is over if somebody has written into the parameters, and no optimizer does it."""
+        if self._step.readings and self._by_hand.stepped():
             self._end_step()
 
     def _wants_look(self) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
 Hook = Callable[[Optimizer], None]
+ELEMENTS = 16  # of each parameter
 
 
 class Updates:
@@ -73,3 +75,45 @@ class Updates:
                 call(optimizer)
 
         return hook
+
+
+class ByHand:
+    """Updates without an optimizer, such as `p.data.add_(p.grad, alpha=-lr)`, known by what they change.
+
+    Between two backward passes nothing else writes into parameters. A few elements of each tell; with the
+    first step of an optimizer nobody looks any more.
+
+    Args:
+        optimizers: that the user named; None if any may come.
+
+    Attributes:
+        wanted: whether no optimizer is known.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer] | None) -> None:
+        self.wanted = optimizers is None
+        self._held: list[tuple[Tensor, Tensor]] = []
+
+    def give_up(self) -> None:
+        """There is an optimizer."""
+        self.wanted, self._held = False, []
+
+    def remember(self, parameters: Sequence[Tensor]) -> None:
+        """A backward pass is over."""
+        if self.wanted:
+            graded = [p for p in parameters if p.grad is not None and p.layout is torch.strided and p.numel()]
+            self._held = [(p, _some(p).clone()) for p in graded]
+
+    def stepped(self) -> bool:
+        """Whether somebody has written into the parameters since; bit for bit, for a NaN is equal to none."""
+        return any(_bytes(_some(parameter)) != _bytes(was) for parameter, was in self._held)
+
+
+def _some(parameter: Tensor) -> Tensor:
+    """A few elements, from all over it."""
+    flat = parameter.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // ELEMENTS)].float()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.numpy(force=True).tobytes()

@@ -9,8 +9,8 @@ first one that breaks.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -83,6 +83,16 @@ class Rewinder:
         calls.unwatch(self._watchers)
         self._listener.turn_off()
         self._memory.pause()
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Steps, of this training or another one that is recorded, are executed again."""
+        done, events = self.done, self._listener.events
+        self.done, self._listener.events = True, None
+        try:
+            yield
+        finally:
+            self.done, self._listener.events = done, events
 
     # -- what happens in a step -----------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ _STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.nn.Parameter))  # nothing that a step made
 
 _USERS: dict[CodeType, bool] = {}  # whether code is the user's
+_OWN: dict[CodeType, bool] = {}  # whether it is a recorder's
 
 Frame = tuple[str, int, str]
 """File, line and function."""
@@ -263,33 +264,15 @@ def _tensors(result: Any) -> Iterator[tuple[Tensor, int | None]]:
         yield from ((item, key) for key, item in result.items() if isinstance(item, Tensor))
 
 
-class Listener(TorchFunctionMode):
-    """Writes the torch functions down that are called while it is on.
+class Listener:
+    """Writes the torch functions down that are called while it is on; several may be on at once.
 
     Attributes:
         events: where to; None to write nothing.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.events: list[Event] | None = None
-        self._on = False
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        events, kwargs = self.events, kwargs or {}
-        if events is None or len(events) > MOST_EVENTS:
-            return func(*args, **kwargs)
-        if is_backward(func):  # written down before: the step may be executed again before it returns
-            if events and events[-1].is_backward and not events[-1].trace:
-                events.pop()  # the same one, of which only the roots were told
-            events.append(Event(func, args, kwargs, trace(sys._getframe(1))))
-            return func(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
-            events.append(Event(func, args, kwargs, trace(sys._getframe(1)), result))
-        return result
 
     @property
     def is_full(self) -> bool:
@@ -297,18 +280,66 @@ class Listener(TorchFunctionMode):
         return self.events is not None and len(self.events) > MOST_EVENTS
 
     def turn_on(self) -> bool:
-        """Listen, if nobody else does; whether it does now."""
+        """Listen, unless a mode of somebody else is on; whether it does now."""
+        return _EARS.turn_on(self)
+
+    def turn_off(self) -> None:
+        """Listen no more."""
+        self.events = None
+        _EARS.turn_off(self)
+
+
+class _Ears(TorchFunctionMode):
+    """The mode that all listeners share: modes are a stack, and only on an empty one it may be put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listeners: list[Listener] = []
+        self._on = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        written = [each.events for each in self._listeners if each.events is not None and not each.is_full]
+        if not written:
+            return func(*args, **kwargs)
+        if is_backward(func):  # written down before: the step may be executed again before it returns
+            came = trace(sys._getframe(1))
+            for events in written:
+                if events and events[-1].is_backward and not events[-1].trace:
+                    events.pop()  # the same one, of which only the roots were told
+                events.append(Event(func, args, kwargs, came))
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if is_ours(sys._getframe(1).f_code):  # what the recorder of another model measures
+            return result
+        if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
+            came = trace(sys._getframe(1))
+            for events in written:
+                events.append(Event(func, args, kwargs, came, result))
+        return result
+
+    def turn_on(self, listener: Listener) -> bool:
+        """One more listens."""
         if not self._on and _len_torch_function_stack() == 0:
             self.__enter__()  # type: ignore[no-untyped-call]
             self._on = True
+        if self._on and not any(each is listener for each in self._listeners):
+            self._listeners.append(listener)
         return self._on
 
-    def turn_off(self) -> None:
-        """Listen no more; where another mode lies on top it stays and writes nothing."""
-        self.events = None
-        if self._on and _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+    def turn_off(self, listener: Listener) -> None:
+        """One less; where another mode lies on top it stays and writes nothing."""
+        self._listeners = [each for each in self._listeners if each is not listener]
+        if self._listeners or not self._on:
+            return
+        if _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
             self.__exit__(None, None, None)
             self._on = False
+
+
+_EARS = _Ears()
 
 
 def is_backward(call: Any) -> bool:
@@ -322,6 +353,14 @@ def is_users(code: CodeType) -> bool:
     if users is None:
         users = _USERS[code] = not code.co_filename.startswith((_HOME, _OURS, "<frozen", _STANDARD))
     return users
+
+
+def is_ours(code: CodeType) -> bool:
+    """Whether code is a recorder's."""
+    ours = _OWN.get(code)
+    if ours is None:
+        ours = _OWN[code] = code.co_filename.startswith(_OURS)
+    return ours
 
 
 def trace(frame: FrameType | None) -> Trace:

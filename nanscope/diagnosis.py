@@ -10,7 +10,7 @@ from nanscope.detectors import detect
 from nanscope.evidence.facts import as_list
 from nanscope.evidence.origin import as_origin, ended_by, origin_of
 from nanscope.kept import hidden_nonfinite, kept_rows
-from nanscope.reasons import causes
+from nanscope.reasons import causes, handled
 from nanscope.run import Run
 from nanscope.trail import elements, trail
 from nanscope.unknowns import unknowns
@@ -70,6 +70,7 @@ def _verdict(run: Run, findings: tuple[Finding, ...]) -> Verdict:
     if (
         not len(run)
         or run.events_of("error")
+        or handled(run, findings)
         or any(finding.severity >= Severity.WARNING for finding in findings)
     ):
         return Verdict.SUSPICIOUS
@@ -106,11 +107,13 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
         assert collapse is not None
         return f"the training collapsed: {collapse.message}"
     if verdict is Verdict.SUSPICIOUS:
-        return _suspicious(run, [finding for finding in findings if finding.severity >= Severity.WARNING])
+        origin = _origin(run, findings) if handled(run, findings) else None
+        worst = [finding for finding in findings if finding.severity >= Severity.WARNING]
+        return _suspicious(run, worst, origin)
     return f"nothing wrong was found in {len(run)} recorded steps"
 
 
-def _suspicious(run: Run, worst: list[Finding]) -> str:
+def _suspicious(run: Run, worst: list[Finding], handled_origin: Origin | None) -> str:
     if worst:
         more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
         first = max(worst, key=lambda finding: finding.severity)
@@ -119,6 +122,8 @@ def _suspicious(run: Run, worst: list[Finding]) -> str:
         return f"nothing broke for good, but look at this: {first.message}{more}"
     if run.events_of("error"):
         return f"nothing was found in {len(run)} steps, but the training raised {_raised(run)}"
+    if handled_origin is not None:
+        return f"{_born(handled_origin)}, and the program left out the update of step {handled_origin.step}"
     return f"nothing was found in {len(run)} steps, but norms were non-finite in steps between them"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from nanscope.causes import CATALOGUE
 from nanscope.evidence.claims import Claim
 from nanscope.evidence.facts import Facts, as_list, as_number
-from nanscope.evidence.origin import claims, origin_of
+from nanscope.evidence.origin import claims, ended_by, origin_of
 from nanscope.numbers import number
 from nanscope.run import Run, is_missing
 from nanscope.values import Cause, Finding, Kind, Phase
@@ -22,6 +22,9 @@ LARGE = 1e6
 
 GROWING = ("learning-rate-divergence", "activation-explosion", "gradient-explosion")
 OVERFLOWS = ("dtype-overflow", "exp-overflow", "gradient-explosion", "inf-minus-inf", "zero-times-inf")
+SHOWN = {"NS101", "NS103", "NS104"}
+"""Rules by which something non-finite is found in the rows."""
+
 OUTRANKED = ("loss-scale-overflow",)
 _KINDS = (*GROWING, "bad-learning-rate", "dtype-overflow", "optimizer-update", "loss-scale-overflow")
 
@@ -32,12 +35,24 @@ def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
     """The supported causes, most direct first; empty where the rows support none."""
     by_rule = {finding.rule: finding for finding in reversed(findings)}
     birth = by_rule.get("NS101")
-    facts = origin_of(run)
+    facts = None if handled(run, findings) else origin_of(run)
     named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule.get("NS301")))
     if facts is not None:
         return _ranked(_merged(facts, claims(facts), [Claim(*each) for each in named]))
     excluded = _excluded(birth) if birth else ()
     return _ranked([Claim(name, why, evidence + excluded) for name, why, evidence in [*_again(run), *named]])
+
+
+def handled(run: Run, findings: tuple[Finding, ...]) -> bool:
+    """Whether the program itself made up for what was born: no row of a step shows it.
+
+    A loop that looks at its loss or gradients and leaves the update out never ends that step: the next batch
+    takes its place.
+    """
+    facts = origin_of(run)
+    if facts is None or ended_by(facts, run) or {f.rule for f in findings} & SHOWN:
+        return False
+    return as_number(facts.data.get("noticed")) in run.steps
 
 
 def _again(run: Run) -> Iterator[_Named]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.domains import bounded, exponential, logarithm, power, root, undefined
+from nanscope.evidence.domains import bounded, determinant, exponential, logarithm, power, root, undefined
 from nanscope.evidence.facts import Facts, Operation, of_many
 from nanscope.evidence.overflow import overflow
 from nanscope.evidence.reductions import (
@@ -21,7 +21,7 @@ from nanscope.evidence.reductions import (
 from nanscope.evidence.sources import sources
 
 LOGS = ("log", "xlogy", "xlog1py")
-NO_LOGS = ("logical", "logspace", "logaddexp", "logcumsumexp", "log_sigmoid", "log_normal", "logdet")
+NO_LOGS = ("logical", "logspace", "logaddexp", "logcumsumexp", "log_sigmoid", "log_normal")
 ROOTS = ("sqrt", "rsqrt")
 EXPS = ("exp", "sinh", "cosh", "softplus")
 DIVISIONS = ("div", "true_divide", "reciprocal", "floor_divide", "remainder", "fmod", "addcdiv")
@@ -117,6 +117,7 @@ def _sum(facts: Facts) -> Iterator[Claim]:
 RULES: Mapping[str | tuple[str, ...], Rule] = {
     ("log_softmax", "logsumexp"): softmax,
     NO_LOGS: overflow,
+    "logdet": determinant,
     LOGS: logarithm,
     ROOTS: root,
     EXPS: exponential,

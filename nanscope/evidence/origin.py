@@ -79,8 +79,10 @@ def _claims(facts: Facts) -> Iterator[Claim]:
 
 
 def _in_optimizer(facts: Facts) -> bool:
-    return facts.data.get("location") is None or any(
-        o.text("name").startswith("state:") for o in facts.operands
+    return (
+        bool(facts.data.get("in_update_of"))
+        or facts.data.get("location") is None
+        or any(o.text("name").startswith("state:") for o in facts.operands)
     )
 
 

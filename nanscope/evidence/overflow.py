@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator
 
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.facts import Facts
+from nanscope.evidence.facts import Facts, as_number
 from nanscope.numbers import number
 
 
 def overflow(facts: Facts) -> Iterator[Claim]:
     """A finite result too large for the dtype; which cause that has the rows must say."""
     if any(operand.number("nan") > 0 or operand.number("inf") > 0 for operand in facts.operands):
+        return
+    if any(math.isinf(as_number(value)) for value in facts.scalars.values()):
         return
     sizes = [
         f"{o.words} up to {number(o.number('abs_max'))}" for o in facts.operands if o.number("abs_max") > 0

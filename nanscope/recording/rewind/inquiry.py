@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nanscope.recording.rewind.batch import Batch, batch_of
 from nanscope.recording.rewind.culprit import culprit
 from nanscope.recording.rewind.keeper import Generators, State, held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
@@ -93,6 +94,7 @@ class Inquiry:
         from nanscope.recording.rewind.watch import watch  # noqa: PLC0415 - only a run in trouble needs it
 
         state.generators = _generators(program, state.generators)
+        batch = self._batch(program, state)
         rerun = Rerun(self._model)
 
         def again() -> None:
@@ -105,7 +107,8 @@ class Inquiry:
             self._optimizers,
             inputs=program.inputs,
             targets=program.targets,
-            rows=program.rows,
+            rows=batch.rows,
+            axis=batch.axis,
             again=again,
             given=lambda: rerun.given.where if rerun.given is not None else None,
             is_open=program.is_open,
@@ -116,24 +119,33 @@ class Inquiry:
         data = dict(birth.data)
         if data.get("phase") == "data":
             data["samples"] = sorted(
-                {row for tensor in program.inputs for row in _broken_rows(tensor, program.rows)}
+                {row for tensor in program.inputs for row in batch.broken(tensor)[:MOST_ROWS]}
             )
         elif data.get("phase") in CHECKED:
             suspects = data.get("samples") or []
             if suspects or not _is_overflow(data):
-                data |= culprit(suspects, program.rows, self._attempt(program, state))
+                data |= culprit(suspects, program.rows, self._attempt(program, state, batch))
         self._put(state)
         self._keep(program)
-        return Answer("origin", program.number, data | self._about(program))
+        return Answer("origin", program.number, data | self._about(program, data) | {"axis": batch.axis})
+
+    def _batch(self, program: Program, state: State) -> Batch:
+        def execute() -> None:
+            self._put(state)
+            Rerun(self._model, updates=False).execute(program)
+
+        batch = batch_of(self._model, program.inputs, program.rows, execute)
+        program.rows = batch.rows
+        return batch
 
     def _put(self, state: State) -> None:
         state.put()
         clear_gradients(self._model, self._optimizers)
 
-    def _attempt(self, program: Program, state: State) -> Any:
+    def _attempt(self, program: Program, state: State, batch: Batch) -> Any:
         def attempt(rows: Collection[int]) -> bool:
             self._put(state)
-            rerun = Rerun(self._model, without=frozenset(rows), updates=False)
+            rerun = Rerun(self._model, without=frozenset(rows), axis=batch.axis, updates=False)
             try:
                 loss = rerun.execute(program)
             except Exception:  # noqa: BLE001 - shapes that only the whole batch has
@@ -145,9 +157,13 @@ class Inquiry:
     def _is_sound(self) -> bool:
         return nonfinite((id(t), t) for t in held(self._model, self._optimizers)) <= self._meant
 
-    def _about(self, program: Program) -> dict[str, Any]:
+    def _about(self, program: Program, data: Mapping[str, Any]) -> dict[str, Any]:
         """What is known of the step beside the birth."""
-        update = next((event for event in program.events if event.optimizer is not None), None)
+        held = dict(self._model.named_parameters())
+        named = [held[o["name"]] for o in data.get("operands") or () if o.get("name") in held]
+        updates = [event for event in program.events if event.optimizer is not None]
+        updates.sort(key=lambda event: not _has(event.optimizer, named))  # the one that updates the operand
+        update = next(iter(updates), None)
         optimizer = update.optimizer if update else next(iter(self._optimizers), None)
         group = update.settings[0] if update else (optimizer.param_groups[0] if optimizer else {})
         settings = {key: _plain(value) for key, value in group.items() if key != "params"}
@@ -198,13 +214,6 @@ def _generators(program: Program, otherwise: Generators) -> Generators:
     return context.rng, context.cuda or otherwise[1], *(context.others or otherwise[2:])
 
 
-def _broken_rows(tensor: Tensor, rows: int) -> list[int]:
-    if tensor.dim() < 1 or tensor.shape[0] != rows or not tensor.is_floating_point():
-        return []
-    sound = torch.isfinite(tensor).reshape(rows, -1).all(dim=1)
-    return [int(row) for row in torch.nonzero(~sound).flatten()[:MOST_ROWS]]
-
-
 def _is_overflow(data: dict[str, Any]) -> bool:
     """Whether finite numbers became infinite: the last straw is no culprit."""
     operands, result = data.get("operands") or [], data.get("result") or {}
@@ -219,6 +228,12 @@ def _is_other(again: float, live: float | None) -> bool:
     if live is None or not (math.isfinite(live) and math.isfinite(again)):
         return live is not None and math.isfinite(live) != math.isfinite(again)
     return abs(again - live) > ALIKE * max(abs(live), abs(again), 1e-6)
+
+
+def _has(optimizer: Optimizer | None, parameters: Iterable[Tensor]) -> bool:
+    """Whether an optimizer updates one of the parameters."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    return any(each is p for each in parameters for group in groups for p in group["params"])
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Start
 from nanscope.recording.rewind.names import INPUT, TARGET, Names
 from nanscope.recording.rewind.operands import describe, elements, number, reduced, result_of
@@ -18,6 +18,8 @@ from nanscope.recording.rewind.tape import Frame
 DEEPEST = 4
 LARGEST = 10_000_000  # elements of an operand that is kept to be looked up element by element
 MOST_ROWS = 64
+CARRIERS = ("where", "scalar_tensor", "fill", "masked_fill", "copy", "index_put", "full_like", "new_full")
+"""Operations that only put numbers in place; within a larger function it is that function which gave them."""
 
 Data = dict[str, Any]
 
@@ -29,14 +31,14 @@ class Portrait:
         made: the operations of the step, as they went the first time.
         start: the birth.
         names: of the tensors from outside.
-        rows: samples in the batch.
+        batch: the samples.
 
     Attributes:
         wanted: numbers of the operations to look at.
     """
 
-    def __init__(self, made: Sequence[Operation], start: Start, names: Names, rows: int) -> None:
-        self._made, self._start, self._names, self._rows = made, start, names, rows
+    def __init__(self, made: Sequence[Operation], start: Start, names: Names, batch: Batch) -> None:
+        self._made, self._start, self._names, self._batch = made, start, names, batch
         self._birth = made[start.index]
         self._seen: dict[int, Data] = {}
         self._arounds: dict[int, Surroundings] = {}
@@ -99,6 +101,7 @@ class Portrait:
                 "stack": told["stack"] if around.custom or around.hook else home["stack"],
                 "call": home["call"],
                 "optimizer": around.optimizer or None,
+                "in_update_of": around.optimizer or None,
             }
         )
         if forward is not None:
@@ -108,6 +111,8 @@ class Portrait:
             data |= {"op": around.custom or around.hook, "inner": told["op"]}
         if data["op"] == "reciprocal" and str(data["call"]).endswith(("__rtruediv__", "__rdiv__")):
             data["op"] = "div"  # as it was written
+        elif data["op"] in CARRIERS and birth.phase != "backward":
+            data["op"] = _as_called(str(data["call"] or "")) or data["op"]
         return data | self._outside()
 
     def _outside(self) -> Data:
@@ -194,13 +199,12 @@ class Portrait:
 
     def _samples(self, result: Tensor) -> list[int]:
         """Rows of the batch that hold something non-finite, where the result has such rows."""
-        if not result.dim() or result.shape[0] != self._rows or self._rows < 2:
+        if self._batch.rows < 2:
             return []
         late = self._birth.phase in ("backward", "update")
         if self._birth.phase == "update" or (late and self._names.has_parameter_of(result.shape)):
             return []
-        bad = ~torch.isfinite(result.detach()).reshape(self._rows, -1).all(dim=1)
-        return torch.nonzero(bad).flatten().tolist()[:MOST_ROWS]
+        return self._batch.broken(result)[:MOST_ROWS]
 
 
 def _location(frame: Frame) -> Data:
@@ -213,6 +217,12 @@ def _forward_name(birth: Operation, forward: str) -> str:
     name = birth.node.removesuffix("0").removesuffix("Backward") or forward
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).strip("_")
     return forward if forward.replace("_", "") in snake.replace("_", "") or not snake else snake
+
+
+def _as_called(call: str) -> str:
+    """Last word of the function that was called; empty for one with underscores, such as `__setitem__`."""
+    word = call.rpartition(".")[2]
+    return "" if word.startswith("_") else word.rstrip("_")
 
 
 def _plain(value: Any) -> Any:

@@ -153,7 +153,9 @@ class Trial:
         samples = [row for row in origin.get("samples") or [] if isinstance(row, int)]
         if samples and len(samples) < self._programs[-1].rows:
             yield Change(
-                "skip-sample", f"leave out row {', '.join(map(str, samples))}", last={"without": samples}
+                "skip-sample",
+                f"leave out row {', '.join(map(str, samples))}",
+                last={"without": samples, "axis": origin.get("axis", 0)},
             )
         if any("eps" in group for o in self._optimizers for group in o.param_groups):
             yield Change("larger-eps", f"eps={EPS:g} in the optimizer", fields={"settings": {"eps": EPS}})

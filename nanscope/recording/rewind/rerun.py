@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace
 
 Within = Callable[[], AbstractContextManager[Any]]
@@ -24,6 +25,7 @@ class Rerun:
 
     Attributes:
         without: rows of the batch that are left out; others take their places.
+        axis: the dimension that they lie along.
         lr: factor of the learning rates.
         settings: of the optimizers, in place of those that they had.
         before_update: called between the backward pass and the update.
@@ -35,6 +37,7 @@ class Rerun:
 
     model: nn.Module
     without: Collection[int] = ()
+    axis: int = 0
     lr: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     before_update: Callable[[], None] | None = None
@@ -123,13 +126,7 @@ class Rerun:
             return tensor
         if tensor.grad_fn is not None:  # of another model, or from before the step: its graph is gone
             tensor = tensor.detach().requires_grad_()
-        if not self.without or not tensor.dim():
-            return tensor
-        if tensor.shape[0] != program.rows:
-            return tensor
-        rest = [row for row in range(program.rows) if row not in self.without]
-        rows = [rest[row % len(rest)] if row in self.without else row for row in range(program.rows)]
-        return tensor.detach()[rows].requires_grad_(tensor.requires_grad)
+        return Batch(program.rows, self.axis).without(tensor, self.without) if self.without else tensor
 
 
 @torch.no_grad()

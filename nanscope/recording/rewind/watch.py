@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
+from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Chains, Start
 from nanscope.recording.rewind.names import Names
 from nanscope.recording.rewind.operands import is_finite
@@ -81,6 +82,7 @@ def watch(
     inputs: Sequence[Tensor] = (),
     targets: Sequence[Tensor] = (),
     rows: int = 0,
+    axis: int = 0,
     again: Callable[[], None],
     given: Given = lambda: None,
     is_open: bool = False,
@@ -90,7 +92,7 @@ def watch(
     Args:
         step: executes it; whatever it changes stays changed.
         inputs: what goes into the model, `targets` what else comes from outside of the step.
-        rows: samples in the batch.
+        rows: samples in the batch, along dimension `axis` of the inputs.
         again: puts everything back as it was before the step.
         given: the user's frames of the function under way, where a step is executed again from a tape.
         is_open: whether the step was left before its end, so that what broke last is harm enough.
@@ -113,7 +115,7 @@ def watch(
             raise course.error
         return None
     again()
-    portrait = Portrait(made, start, names, rows)
+    portrait = Portrait(made, start, names, Batch(rows, axis))
     scene = Scene(model, given)
     second = Operations(scene, names, wanted=portrait.wanted, before=portrait.before, after=portrait.after)
     scene.on_given = second.see_given

@@ -95,6 +95,7 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         origin("to", operand(high=1e6), value=INF, held=[1e6], result={"dtype": "float16"}),
         ["dtype-overflow"],
     ),
+    "a step of infinite size": (origin("add", operand(), value=INF, scalars={"alpha": -INF}), []),
     "an operation that nobody knows": (origin("polar_express", operand(), held=[1.0]), []),
     "no operand at all": (origin("rand"), []),
 }

@@ -47,6 +47,10 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         origin("add", operand(), operand("other"), **(ADAM | {"lr": NAN})),
         ["bad-learning-rate", "optimizer-update"],
     ),
+    "update, with the line of the user": (
+        origin("div", *DIVIDED, held=[0.0, 0.0], **(ADAM | {"location": {"line": 3}, "in_update_of": "Adam"})),
+        ["optimizer-update"],
+    ),
     "clipping by the user": (
         origin("div", *DIVIDED, held=[0.0, 0.0], phase="update", location={"file": "a.py", "line": 3}),
         ["division-by-zero"],

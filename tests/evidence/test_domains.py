@@ -74,7 +74,8 @@ CASES: dict[str, tuple[Data, list[str]]] = {
     "acosh below one": (origin("acosh", operand(low=0.5), held=[0.5]), ["domain-error"]),
     "lgamma of zero": (origin("lgamma", operand(low=0.0, zeros=1), value=INF, held=[0.0]), ["domain-error"]),
     "a name that only begins alike": (origin("logaddexp", operand(low=-1.0), operand("other")), []),
-    "a matrix with negative numbers": (origin("logdet", operand(low=-1.0)), []),
+    "a negative determinant": (origin("logdet", operand()), ["domain-error"]),
+    "a determinant of zero": (origin("logdet", operand(), value=-INF), ["log-of-zero"]),
 }
 
 

@@ -116,8 +116,10 @@ def test_a_run_that_went_on_unharmed() -> None:
     steps = np.ones(STEPS)
     parts = {"outputs": {"fc": steps}, "grad_outputs": {}, "weights": {}, "grads": {}, "loss": steps}
     answer = ended(LOG, **parts)
-    assert answer.verdict is not Verdict.DIVERGED
+    assert answer.verdict is Verdict.SUSPICIOUS
     assert answer.origin is not None
+    assert answer.summary.endswith("and the program left out the update of step 150")
+    assert answer.causes == ()
     last = LOG | {"step": STEPS - 1, "noticed": STEPS - 1}
     assert ended(last, **parts).verdict is Verdict.DIVERGED
     run = make_run(loss=steps)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -20,11 +21,16 @@ from nanscope.tui.canvas import Canvas
 from nanscope.tui.frame import Frame
 from nanscope.tui.keys import ACTIONS, Action
 from nanscope.tui.pointer import pointed
-from nanscope.tui.session import PROMPTS, Effect, Session
+from nanscope.tui.session import Effect, Session
 
 SECOND = 1.0
 Job = Callable[[], Effect | None]
 """What the worker does; an effect is for the terminal."""
+
+
+Errand = Callable[[], Callable[[], None]]
+"""What takes long, and is done beside the worker; its end is a job for the worker."""
+BREAK = 3.0  # between two looks at the files, times as long as a look took
 
 
 class ReplayApp(App[None]):
@@ -42,7 +48,7 @@ class ReplayApp(App[None]):
     Input.asked { display: block; }
     """
     ENABLE_COMMAND_PALETTE = True
-    BINDINGS: ClassVar = []
+    BINDINGS: ClassVar = [Binding("ctrl+z", "suspend_process", show=False)]
 
     def __init__(
         self,
@@ -64,6 +70,9 @@ class ReplayApp(App[None]):
         self._room = (24, 80)
         self._last = time.perf_counter()
         self._thread = threading.Thread(target=self._work, name="nanscope-replay", daemon=True)
+        self._errands: queue.Queue[Errand | None] = queue.Queue()
+        self._helper = threading.Thread(target=self._run_errands, name="nanscope-files", daemon=True)
+        self._rest = 0.0
 
     def compose(self) -> ComposeResult:
         """The canvas, and the line that a prompt is answered in."""
@@ -77,13 +86,15 @@ class ReplayApp(App[None]):
         self._thread.start()
         self._post(lambda: None)
         if not self.session.options.alone:
-            self._post(self.session.open_siblings)
+            self._errands.put(self.session.find_siblings)
+        self._helper.start()
         self.set_interval(1 / self.session.options.frames, self._tick)
         self.set_interval(SECOND, self._refresh)
 
     def on_unmount(self) -> None:
         """End."""
         self._jobs.put(None)
+        self._errands.put(None)
 
     def on_resize(self, event: events.Resize) -> None:
         """Draw for another size."""
@@ -119,6 +130,15 @@ class ReplayApp(App[None]):
         """A click."""
         self._point(event, "click")
 
+    def on_click(self, event: events.Click) -> None:
+        """A second click on a title: that pane alone."""
+        if event.chain == 2:
+            self._point(event, "double")
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        """The end of a drag."""
+        self._point(event, "drop")
+
     def on_mouse_move(self, event: events.MouseMove) -> None:
         """A drag."""
         if event.button:
@@ -151,28 +171,44 @@ class ReplayApp(App[None]):
     def _work(self) -> None:
         """Do what is waiting, then draw once: pictures are dropped, never queued."""
         while (job := self._jobs.get()) is not None:
-            done = 1
+            done, effects = 1, [self._done(job)]
+            while self._jobs.queue and (more := self._jobs.queue[0]) is not None:
+                self._jobs.get()
+                done, effects = done + 1, [*effects, self._done(more)]
+            frame = self.session.frame(*self._room)
             try:
-                effects = [job()]
-                while self._jobs.queue and (more := self._jobs.queue[0]) is not None:
-                    self._jobs.get()
-                    done += 1
-                    effects.append(more())
-                frame = self.session.frame(*self._room)
                 for effect in effects:
                     if effect is not None:
                         self.call_from_thread(self._do, effect)
                 self.call_from_thread(self._show, frame)
             except RuntimeError:  # the terminal is gone
                 return
-            except Exception:  # noqa: BLE001 - said on the screen; the run file is only read
-                self.session.message = traceback.format_exc(limit=1).splitlines()[-1]
             finally:
                 for _ in range(done):
                     self._jobs.task_done()
 
+    def _done(self, job: Job) -> Effect | None:
+        try:
+            return job()
+        except Exception as error:  # noqa: BLE001 - said on the screen; the run file is only read
+            self.session.say(f"{type(error).__name__}: {error}")
+            return None
+
+    def _run_errands(self) -> None:
+        """Do what takes long, one after the other."""
+        while (errand := self._errands.get()) is not None:
+            begin = time.monotonic()
+            try:
+                self._post(errand())
+            except Exception as error:  # noqa: BLE001 - said on the screen; the run file is only read
+                self._post(partial(self.session.say, f"{type(error).__name__}: {error}"))
+            finally:
+                self._rest = time.monotonic() + BREAK * (time.monotonic() - begin)
+                self._errands.task_done()
+
     def settle(self) -> None:
         """Wait until everything that was asked for is done; not on the terminal's own thread."""
+        self._errands.join()
         self._jobs.join()
 
     def _tick(self) -> None:
@@ -182,8 +218,8 @@ class ReplayApp(App[None]):
         self._last = now
 
     def _refresh(self) -> None:
-        if any(case.is_live for case in self.session.desk.cases) and self._jobs.empty():
-            self._post(self.session.refresh)
+        if not self._errands.unfinished_tasks and time.monotonic() >= self._rest:
+            self._errands.put(self.session.watch)
 
     # -- out: pictures and effects ------------------------------------------------------------------------
 
@@ -197,27 +233,34 @@ class ReplayApp(App[None]):
         elif effect.kind == "palette":
             self.action_command_palette()
         elif effect.kind == "prompt":
-            self._ask(effect.text)
+            self._ask(effect.text, effect.about)
         elif effect.kind == "copy":
             self._copy(effect.text)
         else:
-            self.notify(f"wrote {self.save_screenshot(effect.text)}", markup=False)
+            self._save(effect.text)
+
+    def _save(self, name: str) -> None:
+        try:
+            self.notify(f"wrote {self.save_screenshot(name)}", markup=False)
+        except OSError as error:
+            self.notify(f"cannot write {name}: {error}", severity="error", markup=False)
 
     def _copy(self, text: str) -> None:
         """To the clipboard, and to a file for terminals that refuse that."""
         self.copy_to_clipboard(text)
-        path = Path("nanscope-copied.txt")
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanscope" / "copied.txt"
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n", encoding="utf-8")
         except OSError:
             self.notify("copied", markup=False)
         else:
             self.notify(f"copied, and written to {path}", markup=False)
 
-    def _ask(self, name: str) -> None:
+    def _ask(self, name: str, about: str) -> None:
         self._asked = name
         prompt = self.query_one("#prompt", Input)
-        prompt.placeholder, prompt.value = PROMPTS[name], ""
+        prompt.placeholder, prompt.value = about, ""
         prompt.add_class("asked")
         prompt.focus()
 

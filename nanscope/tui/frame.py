@@ -12,7 +12,7 @@ from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, RULE
 from nanscope.replay.place import Place
 from nanscope.tui.keys import ACTIONS, FOOTER, LIVE_FOOTER, PLAIN, Action
-from nanscope.tui.panes import chrome, compare, focus, heatmap, layer, loss, manual, predict, raw, words
+from nanscope.tui.panes import cause, chrome, compare, focus, heatmap, layer, loss, manual, predict, raw, words
 from nanscope.tui.scene import Scene
 
 Pane = Callable[[Scene, int, int], Cells]
@@ -33,7 +33,8 @@ DRAWN: Mapping[str, Pane] = {
     "strip": predict.strip,
     "confusion": predict.confusion,
     "worst": predict.worst,
-    "cause": manual.cause,
+    "cause": cause.cause,
+    "event": cause.event,
     "raw": raw.raw,
     "help": manual.manual,
     "line": focus.focus_line,
@@ -147,8 +148,12 @@ def _why(height: int, width: int, top: int) -> tuple[Rect, ...]:
     if width < NARROW:
         part = max(4, height // 3)
         return Rect("chosen", top, 0, part, width), Rect("cause", top + part, 0, height - part, width)
-    part = min(56, width * 2 // 5)
-    return Rect("chosen", top, 0, height, part - 1), Rect("cause", top, part, height, width - part)
+    part, upper = min(56, width * 2 // 5), max(6, height // 2)
+    return (
+        Rect("chosen", top, 0, upper, part - 1),
+        Rect("event", top + upper, 0, height - upper, part - 1),
+        Rect("cause", top, part, height, width - part),
+    )
 
 
 def _overview(height: int, width: int, top: int) -> tuple[Rect, ...]:

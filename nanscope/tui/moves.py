@@ -11,6 +11,8 @@ from nanscope.replay.place import REFERENCES, Place
 from nanscope.replay.stats import recorded
 from nanscope.replay.stops import Stop, divergence, first_bad, next_stop
 from nanscope.tui.frame import PANES
+from nanscope.tui.panes.cause import told_of
+from nanscope.tui.panes.raw import shown_columns
 from nanscope.tui.panes.words import shown_stops
 from nanscope.tui.scene import Scene, moved
 
@@ -56,11 +58,19 @@ def _divergence(scene: Scene) -> Place:
     return place.land(row)
 
 
+LISTS: Mapping[str, Callable[[Scene], int]] = {
+    "findings": lambda scene: len(shown_stops(scene)),
+    "cause": lambda scene: len(told_of(scene)),
+    "raw": lambda scene: len(shown_columns(scene)),
+}
+"""Panes whose rows are chosen or scrolled, and how many they have."""
+
+
 def _layer(scene: Scene, by: int) -> Place:
     place = scene.place
-    if PANES[place.screen][place.pane % len(PANES[place.screen])] in ("findings", "raw", "why"):
-        most = len(shown_stops(scene)) - 1 if place.screen != 6 else 10_000
-        return replace(place, picked=max(0, min(max(0, most), place.picked + by)))
+    name = PANES[place.screen][place.pane % len(PANES[place.screen])]
+    if name in LISTS:
+        return replace(place, picked=max(0, min(max(0, LISTS[name](scene) - 1), place.picked + by)))
     modules = list(dict.fromkeys(site.module for site in scene.sites()))
     if not modules:
         return place

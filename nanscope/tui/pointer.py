@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nanscope.raster.lane import LABELS
-from nanscope.tui.frame import Frame, Rect
+from nanscope.replay.place import NARROWEST
+from nanscope.tui.frame import PANES, Frame, Rect
 from nanscope.tui.moves import ZOOM, to_stop
 from nanscope.tui.panes.chrome import LABEL
 from nanscope.tui.panes.heatmap import names_width, visible
 from nanscope.tui.panes.words import shown_stops
 from nanscope.tui.session import Session
+
+SAME = {"chosen": "findings"}
+"""Panes that are drawn under another name."""
 
 
 def pointed(session: Session, frame: Frame, how: str, row: int, column: int) -> None:
@@ -23,6 +27,14 @@ def pointed(session: Session, frame: Frame, how: str, row: int, column: int) -> 
         around = session.place if at is None else session.place.at(at)
         session.place = around.zoom(ZOOM if how == "closer" else 1 / ZOOM)
         return
+    if how == "double":
+        _alone(session, rect, row)
+        return
+    if how == "drop":
+        _drop(session, rect, column)
+        return
+    if how == "click":
+        session.anchor = _row_at(session, rect, column) if rect.pane == "loss" else None
     if rect.pane == "timeline":
         share = (column - LABEL) / max(1, rect.width - LABEL - 1)
         session.place = session.place.land(round(max(0.0, min(1.0, share)) * (session.place.rows - 1)))
@@ -32,6 +44,23 @@ def pointed(session: Session, frame: Frame, how: str, row: int, column: int) -> 
         session.place = session.place.at(at)
         if rect.pane == "heat":
             _to_layer(session, rect, row - rect.top - 1)
+
+
+def _drop(session: Session, rect: Rect, column: int) -> None:
+    """What was dragged over in the loss becomes the window."""
+    anchor, session.anchor = session.anchor, None
+    end = _row_at(session, rect, column)
+    if anchor is None or end is None or abs(end - anchor) < NARROWEST:
+        return
+    session.history.jump(session.place)
+    session.place = session.place.window(min(anchor, end), max(anchor, end) + 1)
+
+
+def _alone(session: Session, rect: Rect, row: int) -> None:
+    """A pane whose title was clicked twice fills the screen, and back."""
+    names, name = PANES[session.place.screen], SAME.get(rect.pane, rect.pane)
+    if row == rect.top and name in names:
+        session.place = replace(session.place, pane=names.index(name), zoomed=not session.place.zoomed)
 
 
 def _row_at(session: Session, rect: Rect, column: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -161,9 +162,14 @@ def moved(scene: Scene, case: int) -> Place:
 
 
 def passes(only: str, name: str) -> bool:
-    """Whether a name passes a filter: a part of it, or a pattern with `*`."""
+    """Whether a name passes a filter: a part of it, a pattern with `*`, or `~` and a regular expression."""
     if not only:
         return True
+    if only.startswith("~"):
+        try:
+            return re.search(only[1:], name) is not None
+        except re.error:
+            return False
     return fnmatchcase(name, only) if "*" in only or "?" in only else only in name
 
 

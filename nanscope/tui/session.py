@@ -6,16 +6,15 @@ It lives in a worker: it reads files, and the terminal never waits for it.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from nanscope.errors import NanscopeError, RunFileError, UsageError
-from nanscope.numbers import count, duration
+from nanscope.errors import NanscopeError, UsageError
 from nanscope.raster.palette import Graph
 from nanscope.replay import condition, goto, link, marks
-from nanscope.replay.cases import Case, open_case, ordered, siblings_of
+from nanscope.replay.cases import Case, ordered, siblings_of
 from nanscope.replay.place import History, Place
 from nanscope.replay.readout import readout
 from nanscope.replay.stops import Stop
@@ -25,27 +24,32 @@ from nanscope.tui.moves import JUMPS, MOVES
 from nanscope.tui.panes.chrome import verdict_words
 from nanscope.tui.panes.raw import as_tsv
 from nanscope.tui.scene import Desk, Scene, unit_for
+from nanscope.tui.watch import News, look, notice_of, reread, stamp_of
 from nanscope.values import Severity
 
 CROSSING = 20.0  # seconds in which playing crosses the window at speed 1
 SLOWEST, FASTEST = 0.125, 64.0
 LONGEST = 0.1  # seconds that one picture may stand for
-STALLED = 10.0  # seconds without a row
 PROMPTS: Mapping[str, str] = {
     "goto": f"go to {goto.FORMS}",
     "condition": f"run to {condition.FORMS}",
     "mark": "a note for this step",
     "marks": "go to the mark",
-    "filter": "show only names with this in them, or matching a*b",
+    "filter": "show only names with this in them, or matching a*b, or ~ and a regular expression",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What the terminal is to do: `prompt`, `copy`, `save`, `palette` or `quit`, with a text."""
+    """What the terminal is to do: `prompt`, `copy`, `save`, `palette` or `quit`, with a text.
+
+    Attributes:
+        about: what a prompt asks.
+    """
 
     kind: str
     text: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +72,19 @@ class Session:
         self.speed, self._speed = 0.0, 1.0
         self._position, self._told = 0.0, 0
         self.follows = False
-        self._columns = 1
+        self.anchor: int | None = None
+        self._columns, self._trouble, self._errors = 1, "", tuple[str, ...]()
         self.actions: Mapping[str, Action] = ACTIONS
         self.place = Place()
         self._seat(cases, focus)
 
     def _seat(self, cases: Sequence[Case], focus: int) -> None:
         """Put cases on the desk and look at the whole of one, at what happened first."""
-        self.desk = Desk(tuple(cases), tuple(marks.read(case.path) for case in cases))
+        self._renew(cases)
         case = cases[focus]
         self.place = Place(case=focus, rows=case.rows, row=max(0, case.rows - 1), unit=unit_for(cases)).fit()
         born = case.diagnosis.origin
-        sites = case.run.sites
-        module = born.module if born else next((site.module for site in sites), None)
-        self.place = replace(self.place, module=module)
+        self.place = replace(self.place, module=born.module if born else _first_module(case))
         if born is not None:
             self.place = self.place.land(case.row_of(born.step))
         self.follows = case.is_live and born is None
@@ -91,23 +94,30 @@ class Session:
         """What is to be drawn."""
         return Scene(
             self.desk, self.place, self.options.graph, self.condition, self.speed, self.message, self.follows,
-            self.options.colours, self._notice(), self._columns,
+            self.options.colours,
+            notice_of(self.desk.cases[self.place.case], self.place.row, follows=self.follows), self._columns,
         )  # fmt: skip
 
     def frame(self, height: int, width: int) -> Frame:
         """The picture."""
         drawn = draw(self.scene, height, width, self.actions)
-        self._columns = columns_of(drawn, len(self.desk.cases))
+        self._columns, self._errors = columns_of(drawn, len(self.desk.cases)), drawn.errors
         return drawn
 
     def open_siblings(self) -> None:
         """The other cases of the experiment come to the desk; where one looks stays."""
+        self.find_siblings()()
+
+    def find_siblings(self) -> Callable[[], None]:
+        """Open them, beside the worker, which then seats them."""
+        return partial(self._seat_siblings, siblings_of(self.desk.cases[self.place.case]))
+
+    def _seat_siblings(self, found: Sequence[Case]) -> None:
         case, place = self.scene.case, self.place
-        found = siblings_of(case)
         if not found:
             return
         cases = ordered([case, *found])
-        self.desk = Desk(tuple(cases), tuple(marks.read(each.path) for each in cases))
+        self._renew(cases)
         self.place = replace(place, case=cases.index(case), unit=unit_for(cases))
 
     def act(self, name: str) -> Effect | None:
@@ -126,11 +136,20 @@ class Session:
                 self.follows = True
             return None
         if name in PROMPTS:
-            return Effect("prompt", name)
+            return Effect("prompt", name, self._question(name))
         if name in ("palette", "quit"):
             return Effect(name)
         done: Effect | None = getattr(self, f"_{name}")()
         return done
+
+    def _question(self, name: str) -> str:
+        """What a prompt asks."""
+        here = self.desk.marks[self.place.case]
+        if name != "marks":
+            return PROMPTS[name]
+        if not here:
+            raise UsageError("no mark yet", "m marks this step")
+        return f"{PROMPTS[name]}: {', '.join(f'{mark.note} ({mark.step})' for mark in here)}"
 
     def _go(self, place: Place, *, jump: bool = False) -> None:
         if jump and (place.row, place.start, place.stop) != (
@@ -166,8 +185,13 @@ class Session:
         else:
             self.place = replace(self.place, only=text, picked=0)
 
+    def say(self, text: str) -> None:
+        """Show a line for the reader, until the next key."""
+        self.message = text
+
     def _renew(self, cases: Sequence[Case]) -> None:
         self.desk = Desk(tuple(cases), tuple(marks.read(case.path) for case in cases))
+        self._stamps = {case.path: stamp_of(case.path) for case in cases}
 
     # -- running and playing ------------------------------------------------------------------------------
 
@@ -240,49 +264,33 @@ class Session:
             raise UsageError("this run is over", "space plays it")
         self.follows = not self.follows
         if self.follows:
-            self.refresh()
+            self._take(reread([self.scene.case]))
 
     def _reopen(self) -> None:
-        if self._read_again(range(len(self.desk.cases))):
-            self.message = "read again"
+        news = reread(self.desk.cases)
+        self._take(news)
+        self.message = news.trouble or "read again"
 
-    def refresh(self) -> None:
-        """Read again what is still being written."""
-        self._read_again([number for number, case in enumerate(self.desk.cases) if case.is_live])
+    def watch(self) -> Callable[[], None]:
+        """Look at the files, beside the worker; what comes of it is for the worker to do."""
+        return partial(self._take, look(self.desk.cases, self._stamps))
 
-    def _read_again(self, numbers: Sequence[int]) -> bool:
-        """Whether all of them could be read; if not, what was read before stays."""
-        cases = list(self.desk.cases)
-        for number in numbers:
-            try:
-                cases[number] = open_case(cases[number].path)
-            except (RunFileError, OSError) as error:
-                self.message = f"file changed on disk: {error}   R reopens"
-                return False
-        self._renew(cases)
+    def _take(self, news: News) -> None:
+        """Go on with what was read again."""
+        if news.trouble and news.trouble != self._trouble:
+            self.message = news.trouble
+        self._trouble = news.trouble
+        if not news.fresh:
+            return
+        self._renew([news.fresh.get(case.path, case) for case in self.desk.cases])
+        case = self.scene.case
         whole = self.place.start == 0 and self.place.stop >= self.place.rows
-        rows = cases[self.place.case].rows
-        self.place = replace(self.place, rows=rows, row=max(0, min(self.place.row, rows - 1)))
-        if whole:
-            self.place = self.place.fit()
+        self.place = replace(self.place, rows=case.rows, row=max(0, min(self.place.row, case.rows - 1)))
+        self.place = self.place.fit() if whole else self.place.window(self.place.start, self.place.stop)
         if self.follows:
             self.place = self.place.land(self.place.rows - 1)
         if self.place.module is None:
-            self.place = replace(self.place, module=next((s.module for s in self.scene.case.run.sites), None))
-        return True
-
-    def _notice(self) -> str:
-        """How the writer of the focused run does."""
-        case = self.desk.cases[self.place.case]
-        if not case.is_live:
-            return "ENDED killed" if case.run.state == "killed" else ""
-        if not self.follows and case.rows and self.place.row < case.rows - 1:
-            return f"HELD {count(case.rows - 1 - self.place.row)} newer: End"
-        try:
-            age = max(0.0, time.time() - case.path.stat().st_mtime)
-        except OSError:
-            return "FILE GONE"
-        return f"{'STALLED' if age > STALLED else 'LIVE'} {duration(age)}"
+            self.place = replace(self.place, module=_first_module(case))
 
     # -- jumps taken back, and what leaves the program --------------------------------------------------
 
@@ -299,6 +307,8 @@ class Session:
 
     def _copy(self) -> Effect:
         case, place = self.scene.case, self.place
+        if self._errors:
+            return Effect("copy", "\n".join(self._errors))
         if place.screen == 6:
             return Effect("copy", as_tsv(self.scene))
         lines = [link.command(place, self.desk.cases), verdict_words(self.scene)]
@@ -323,3 +333,7 @@ class Session:
         stem = self.scene.case.path.stem
         names = (f"{stem}{f'-{i}' if i else ''}.{ending}" for i in range(1_000))
         return next(name for name in names if not os.path.lexists(name))
+
+
+def _first_module(case: Case) -> str | None:
+    return next((site.module for site in case.run.sites), None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from nanscope.numbers import duration
 from nanscope.raster.cells import PLAIN, Cells, fit, fit_end
 from nanscope.raster.heat import rail
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, HEAD_BACK, RULE, STRONG, TEXT, WARN
@@ -13,7 +15,7 @@ from nanscope.replay.columns import edges_of
 from nanscope.replay.link import SCREENS
 from nanscope.replay.stops import first_bad
 from nanscope.tui.scene import Scene, colour_of
-from nanscope.values import Severity, Verdict
+from nanscope.values import Kind, Severity, Verdict
 
 LABEL = 9
 SHORT = {"Next event": "Event", "First NaN": "NaN", "Run to break": "Run", "Go to": "Goto"}
@@ -156,19 +158,37 @@ def verdict_words(scene: Scene) -> str:
     """The verdict in one line."""
     case = scene.case
     if not case.rows:
-        return "this run holds no steps"
+        return _no_steps(scene)
     headline = case.view.headline
     bad = first_bad(case)
     if bad is not None and bad.row == 0:
-        headline += "; the first step was bad already: check the input"
+        return _bad_begin(scene)
     remedy = next(iter(case.diagnosis.remedies), None)
     return f"{headline}.   Try: {remedy.change}" if remedy else headline
+
+
+def _no_steps(scene: Scene) -> str:
+    """A run without a row: it has only begun, or nothing was recorded."""
+    created = scene.case.run.header.created
+    if scene.case.is_live:
+        age = f" (the file was made {duration(max(0.0, time.time() - created))} ago)" if created else ""
+        return f"waiting for the first step{age}"
+    return 'this run holds no steps: train inside `with nanscope.record(model, optimizer, "run.h5"):`'
+
+
+def _bad_begin(scene: Scene) -> str:
+    """A run that was never sound: what came in is to be looked at."""
+    run, born = scene.case.run, scene.case.diagnosis.origin
+    nans = [float(run.series(s, "nan_count", 0, 1)[0]) for s in scene.case.sites(Kind.INPUT, "nan_count")]
+    bad = f" (nan in batch: {sum(nans):.0f})" if sum(nans) > 0 else ""
+    place = f" in {born.module}" if born and born.module else ""
+    return f"not finite from the first step{place}: check the input{bad}"
 
 
 def _short_words(scene: Scene) -> str:
     """The same where there is little room: place and remedy are what one has to read."""
     born, remedy = scene.case.diagnosis.origin, next(iter(scene.case.diagnosis.remedies), None)
-    if born is None or remedy is None:
+    if born is None or remedy is None or scene.case.row_of(born.step) == 0:
         return verdict_words(scene)
     place = (born.op is None and born.site) or born.module or "model"
     return f"step {born.step}, {place}.  Try: {remedy.change}"

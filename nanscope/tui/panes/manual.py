@@ -21,6 +21,9 @@ def cause(scene: Scene, height: int, width: int) -> Cells:
     cells = Cells.blank(height, width)
     lines = _section("WHERE", origin(scene)) + _section("WHY", causes(scene, width - 2))
     lines += _section("TRAIL", _trail(scene, width - 2)) + _section("TRY", remedies(scene, width - 2))
+    told = [line for notice in scene.case.view.notices for line in wrapped(notice, width - 2, "")]
+    told += [line for what in scene.case.diagnosis.unknowns for line in wrapped(what, width - 2, "")]
+    lines += _section("THE FILE", told)
     first = scene.place.picked if scene.place.pane else 0
     write(cells, 0, lines[max(0, min(first, len(lines) - height)) :])
     return cells

@@ -1,8 +1,8 @@
 """Columns: a series as so many columns of a screen, in which nothing is lost.
 
 A column holds the lowest, the highest and the mean of the finite values of its rows, and how many were not
-finite: a spike or a NaN of a single step is seen at every zoom, in the column of its row and in no other. Wide
-columns come from the run's summaries and, at their edges, from rows; narrow ones from rows alone.
+finite: a spike or a NaN of a single step is seen at every zoom, in the column of its row and in no other.
+Wide columns come from the run's summaries and, at their edges, from rows; narrow ones from rows alone.
 """
 
 from __future__ import annotations
@@ -50,11 +50,17 @@ class Edges:
 
 
 def edges_of(start: int, stop: int, count: int) -> Edges:
-    """The window start..stop in `count` columns; each has a row at least."""
-    at = start + (stop - start) * np.arange(count + 1) / max(1, count)
-    starts = np.floor(at[:-1]).astype(np.int64)
-    stops = np.maximum(np.ceil(at[1:] - 1e-9).astype(np.int64), starts + 1)
-    return Edges(starts, np.minimum(stops, max(stop, start + 1)))
+    """The window start..stop in `count` columns; each has a row at least.
+
+    A row is in column `(row - start) * count // (stop - start)` and in no other; in a window of fewer rows
+    than columns each row has several.
+    """
+    rows, at = max(1, stop - start), np.arange(count + 1, dtype=np.int64)
+    if rows < count:
+        starts = start + at[:-1] * rows // count
+        return Edges(starts, starts + 1)
+    edges = start - (-at * rows) // count
+    return Edges(edges[:-1], edges[1:])
 
 
 Kept = Overview | Floats | Columns

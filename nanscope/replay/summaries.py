@@ -96,20 +96,16 @@ class Summaries:
         sums.total[at] += plain * self._total[summary]
         sums.count[at] += plain * self._count[summary]
         sums.bad[at] += plain * bad
-        for part in np.flatnonzero(matters):
-            values = read(int(parts.start[part]), int(parts.stop[part]))
-            if values is None:
-                self._count_whole(sums, int(at[part]), int(summary[part]))
-            else:
-                _count(sums, int(at[part]), values)
+        _look(sums, [self._part(parts, int(i), read) for i in np.flatnonzero(matters)], at[matters])
 
-    def _count_whole(self, sums: Sums, at: int, summary: int) -> None:
-        """Nothing is lost where only summaries are kept: they count on both sides of an edge."""
-        sums.low[at] = np.fmin(sums.low[at], self._low[summary])
-        sums.high[at] = np.fmax(sums.high[at], self._high[summary])
-        sums.total[at] += self._total[summary]
-        sums.count[at] += self._count[summary]
-        sums.bad[at] += self._bad[summary]
+    def _part(self, parts: Parts, number: int, read: Read) -> Floats:
+        """The values of a part; where only summaries are kept, such that nothing of the summary is lost."""
+        values = read(int(parts.start[number]), int(parts.stop[number]))
+        if values is not None:
+            return values
+        summary = parts.summary[number]
+        bad = np.full(int(self._bad[summary]), np.nan)
+        return np.concatenate([[self._low[summary], self._high[summary]], bad]).astype(np.float32)
 
 
 def reduced(
@@ -127,10 +123,16 @@ def _parts(column: Numbers, summary: Numbers, start: Numbers, stop: Numbers) -> 
     return Parts(column[there], summary[there], start[there], stop[there])
 
 
-def _count(sums: Sums, at: int, values: Floats) -> None:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    sums.low[at] = np.fmin(sums.low[at], finite.min(initial=np.inf) if finite.size else np.nan)
-    sums.high[at] = np.fmax(sums.high[at], finite.max(initial=-np.inf) if finite.size else np.nan)
-    sums.total[at] += finite.sum()
-    sums.count[at] += finite.size
-    sums.bad[at] += np.count_nonzero(is_nonfinite(values))
+def _look(sums: Sums, values: list[Floats], at: Numbers) -> None:
+    """Count the values of parts, each of another column."""
+    if not values:
+        return
+    ends = np.cumsum([len(part) for part in values])
+    edges, joined = (ends - [len(part) for part in values], ends), np.concatenate(values)
+    finite = np.isfinite(joined)
+    known = np.where(finite, joined.astype(np.float64), np.nan)
+    sums.low[at] = np.fmin(sums.low[at], reduced(np.fmin, known, *edges))
+    sums.high[at] = np.fmax(sums.high[at], reduced(np.fmax, known, *edges))
+    sums.total[at] += reduced(np.add, np.where(finite, known, 0.0), *edges, empty=0.0)
+    sums.count[at] += reduced(np.add, finite.astype(np.float64), *edges, empty=0.0)
+    sums.bad[at] += reduced(np.add, is_nonfinite(joined).astype(np.float64), *edges, empty=0.0)

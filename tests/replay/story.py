@@ -2,9 +2,9 @@
 
     paths = tell(folder)      # paths[1], paths[32], paths[1024]
 
-The run with batch size 1 is healthy until 40 steps before `BIRTH`, grows eightfold per step, and has its first
-NaN in the gradient of `fc2.weight` at `BIRTH`. One step of `fc1` stands out by itself at `SPIKE`; one loss
-amid the NaNs is finite at `LONE`; one value is infinite, not NaN, at `INFINITE`.
+The run with batch size 1 is healthy until 40 steps before `BIRTH`, grows eightfold per step, and has its
+first NaN in the gradient of `fc2.weight` at `BIRTH`. One step of `fc1` stands out by itself at `SPIKE`; one
+loss amid the NaNs is finite at `LONE`; one value is infinite, not NaN, at `INFINITE`.
 """
 
 from __future__ import annotations

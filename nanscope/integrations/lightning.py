@@ -68,7 +68,7 @@ class NanscopeCallback(_Callback):  # type: ignore[misc] # a class that is only 
         """It failed, or was interrupted."""
         self._end(exception)
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **_others: Any) -> None:
         """However it ended."""
         self._end()
 

@@ -12,7 +12,19 @@ from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, RULE
 from nanscope.replay.place import Place
 from nanscope.tui.keys import ACTIONS, FOOTER, LIVE_FOOTER, PLAIN, Action
-from nanscope.tui.panes import cause, chrome, compare, focus, heatmap, layer, loss, manual, predict, raw, words
+from nanscope.tui.panes import (
+    cause,
+    chrome,
+    compare,
+    focus,
+    heatmap,
+    layer,
+    loss,
+    manual,
+    predict,
+    raw,
+    words,
+)
 from nanscope.tui.scene import Scene
 
 Pane = Callable[[Scene, int, int], Cells]

@@ -13,12 +13,13 @@ from nanscope.replay.stops import Stop, divergence, first_bad, next_stop
 from nanscope.tui.frame import PANES
 from nanscope.tui.panes.cause import told_of
 from nanscope.tui.panes.raw import shown_columns
-from nanscope.tui.panes.words import shown_stops
+from nanscope.tui.panes.words import event_before, shown_stops
 from nanscope.tui.scene import Scene, moved
 
 Move = Callable[[Scene], Place]
 ZOOM = 2.0
 PAN = 0.25
+WHY = 5
 
 
 def to_stop(scene: Scene, stop: Stop) -> Place:
@@ -102,7 +103,13 @@ def _pick(scene: Scene) -> Place:
 
 
 def _pane(scene: Scene, by: int) -> Place:
-    return replace(scene.place, pane=(scene.place.pane + by) % len(PANES[scene.place.screen]))
+    return _to_pane(scene, (scene.place.pane + by) % len(PANES[scene.place.screen]))
+
+
+def _to_pane(scene: Scene, pane: int) -> Place:
+    """The list of Why begins at the event that one stands at, others at their top."""
+    here = scene.place.screen == WHY and pane == 0
+    return replace(scene.place, pane=pane, picked=max(0, event_before(scene)) if here else 0)
 
 
 def _column(scene: Scene, by: int) -> Place:
@@ -116,7 +123,7 @@ def _column(scene: Scene, by: int) -> Place:
 
 
 def _screen(number: int) -> Move:
-    return lambda scene: replace(scene.place, screen=number, pane=0, picked=0, zoomed=False)
+    return lambda scene: _to_pane(replace(scene, place=replace(scene.place, screen=number, zoomed=False)), 0)
 
 
 def _close(scene: Scene) -> Place:

@@ -2,7 +2,7 @@
 
 - `train.py`: train the experiment; `run.py`: any script, recorded
 - `answers.py`: diagnose, compare: what happened in a run
-- `replay.py`: the run on the screen
+- `replay.py`: the run on the screen; `report.py`: as a web page
 - `files.py`: info, verify, compact, export: the run file itself
 - `options.py`: what several commands take; `output.py`: a file that a command writes
 """
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from nanscope import __version__
-from nanscope.cli import answers, files, replay, run, train
+from nanscope.cli import answers, files, replay, report, run, train
 from nanscope.cli.options import INTERRUPTED, complain
 from nanscope.errors import NanscopeError
 
@@ -34,6 +34,7 @@ COMMANDS = (
     answers.diagnose,
     answers.compare,
     replay.replay,
+    report.report,
     files.info,
     files.verify,
     files.compact,

@@ -22,6 +22,7 @@ MOST_ROWS = 64
 ALIKE = 1e-3  # relative difference of two losses of the same step
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
+BEFORE = "its loss depends on operations before the model was called, which are heard from the next step on"
 
 Keep = Callable[[Program], None]
 
@@ -77,6 +78,8 @@ class Inquiry:
             clear_gradients(self._model, self._optimizers)
             loss = Rerun(self._model).execute(program)
             if _is_other(loss, program.loss):
+                if program.reaches_back:
+                    return self._none(BEFORE)
                 return self._differs(f"the loss of step {program.number}: {program.loss} live, {loss} again")
             if program.is_open or is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
                 return self.of_step(program, before, None)
@@ -114,6 +117,8 @@ class Inquiry:
             is_open=program.is_open,
         )
         if birth is None:
+            if program.reaches_back:
+                return self._none(BEFORE)
             written = ", the inputs were overwritten since" if program.overwritten() else ""
             return self._differs(f"loss: {loss} live, {rerun.loss} again{written}")
         data = dict(birth.data)

@@ -90,7 +90,7 @@ class Rerun:
         kwargs = self._found(event.kwargs, program, made)
         if event.context is not None:
             with _as_it_was(event.context, autocast=self.autocast):
-                return self.model(*args, **kwargs)
+                return (event.call or self.model)(*args, **kwargs)
         assert event.call is not None
         if event.is_backward:
             self.loss += _total(args[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +64,15 @@ class Rewinder:
     ) -> None:
         self._model, self._optimizers = model, list(optimizers)
         self._number, self._tell, self._aside, self._keep = number, tell, aside, keep
-        self._watchers = {id(model): Watcher(guard(self._enter), guard(self._leave))}
+        root, part = (
+            (guard(self._enter), guard(self._leave)),
+            (guard(self._enter_part), guard(self._leave_part)),
+        )
+        self._of_root = {id(model): Watcher(*root)}
+        self._watchers = {
+            id(module): Watcher(*part) for module in model.modules()
+        }  # until the root is called
+        self._depth = 0  # calls of parts that are under way
         self._verifies = verifies
         self._listener = Listener()
         self._memory = Memory(model, self._optimizers)
@@ -96,8 +105,25 @@ class Rewinder:
 
     # -- what happens in a step -----------------------------------------------------------------------
 
-    def _enter(self, _model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """The root is called."""
+    def _enter_part(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The root is called, or one of its modules: the program may use nothing but those."""
+        if module is self._model:
+            calls.unwatch(self._watchers)
+            self._watchers, self._depth = self._of_root, 0
+            calls.watch(self._watchers)
+        else:
+            self._depth += 1
+        if self._depth <= 1:
+            self._enter(module, args, kwargs)
+
+    def _leave_part(self, args: tuple[Any, ...], output: Any) -> None:
+        """One of its modules has returned."""
+        self._depth -= 1
+        if self._depth <= 0:
+            self._leave(args, output)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The root is called, or a module that no other one called."""
         if self.done or backward.is_running():
             return
         if not torch.is_grad_enabled() or is_transformed() or self._listener.is_full:
@@ -110,7 +136,8 @@ class Rewinder:
             args, kwargs = _copied(args), _copied(dict(kwargs))
         context = self._memory.context(program.number)
         came = trace(sys._getframe(2))
-        self._call = Event(None, args, dict(kwargs), came, context=context)
+        call = None if module is self._model else partial(module)  # which has a hash, whatever the module is
+        self._call = Event(call, args, dict(kwargs), came, context=context)
         program.events.append(self._call)
         program.see(args, kwargs)
 
@@ -144,7 +171,7 @@ class Rewinder:
 
     def begin_backward(self, roots: tuple[Tensor, ...]) -> None:
         """A backward pass is about to run."""
-        program = self._program
+        program, self._depth = self._program, 0  # of a call that raised nobody hears the end
         if self.done or program is None:
             return
         if not (program.events and program.events[-1].is_backward):  # the listener did not hear of it

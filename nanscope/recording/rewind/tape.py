@@ -77,7 +77,8 @@ class Event:
     """One event.
 
     Attributes:
-        call: the torch function; None for a call of the root module.
+        call: the torch function, or a module of the model; None for a call of the root.
+        context: of a call of a module.
         result: what it gave, until the step is over.
         trace: the user's frames, innermost first.
         optimizer: whose update this is, `settings` of its groups before it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
@@ -12,6 +13,7 @@ from torch.optim import SGD, Adam
 import nanscope
 from nanscope.values import Diagnosis, Verdict
 from tests.rewind.loops import batches, net, only, recorded, squares, train
+from tests.watching import line_of
 
 BAD = 3
 
@@ -115,3 +117,69 @@ def test_clipping_is_no_update_of_the_optimizer(tmp_path: Path) -> None:
     event = only(run, "origin")
     assert (event["phase"], event["op"], event["in_update_of"]) == ("update", "div", None)
     assert nanscope.diagnose(run).causes[0].id == "division-by-zero"
+
+
+class Parts(nn.Module):
+    """An encoder and a head that the loop calls one by one; the root has no forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.2), nn.Sigmoid())
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize("bad", [0, BAD])
+def test_a_root_that_is_never_called(tmp_path: Path, bad: int) -> None:
+    """Its modules' calls are heard in its place, in every step, with what is between them."""
+    torch.manual_seed(0)
+    model, data = Parts(), batches(6)
+    data[bad][0][4] = -1e4
+    with torch.no_grad():
+        model.body[0].weight.abs_()
+    optimizer = SGD(model.parameters(), lr=0.01)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for x, y in data:
+            hidden = torch.log(model.body(x))
+            optimizer.zero_grad()
+            squares(model.head(hidden), y).backward()
+            optimizer.step()
+    event = only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    assert (event["step"], event["op"], event["phase"]) == (bad, "log", "loss")
+    assert event["samples"] == [4]
+    assert event["location"]["line"] == line_of(test_a_root_that_is_never_called, "torch.log(model")
+
+
+def test_parts_and_the_root(tmp_path: Path) -> None:
+    """Parts are called before the training, one raises: the calls of the root are heard still."""
+    model, data = net(), batches(6)
+    data[BAD][1][2] = 1e30
+    optimizer = SGD(model.parameters(), lr=0.01)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        model[0](data[0][0])
+        with pytest.raises(RuntimeError):
+            model[0](torch.ones(1, 17))
+        train(model, optimizer, squares, data)
+    event = only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    assert (event["step"], event["op"], event["samples"]) == (BAD, "pow", [2])
+
+
+@pytest.mark.parametrize("bad", [0, BAD])
+def test_a_penalty_before_the_forward_pass(tmp_path: Path, bad: int) -> None:
+    """In the first step it cannot be heard, which is said: no hardware is suspected."""
+    model, data = net(), batches(6)
+    optimizer = SGD(model.parameters(), lr=0.01)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for step, batch in enumerate(data):
+            if step == bad:
+                torch.nn.init.zeros_(model[2].bias)
+            penalty = sum(p.square().sum().sqrt() for p in model.parameters())
+            optimizer.zero_grad()
+            (squares(model(batch[0]), batch[1]) + penalty).backward()
+            optimizer.step()
+    run = nanscope.open_run(tmp_path / "run.h5")
+    if bad:
+        event = only(run, "origin")
+        assert (event["step"], event["phase"], event["op"]) == (BAD, "backward", "sqrt")
+    else:
+        assert "before the model was called" in only(run, "no-rewind")["why"]
+        assert nanscope.diagnose(run).causes == ()

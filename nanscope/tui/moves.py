@@ -12,7 +12,7 @@ from nanscope.replay.stats import recorded
 from nanscope.replay.stops import Stop, divergence, first_bad, next_stop
 from nanscope.tui.frame import PANES
 from nanscope.tui.panes.cause import told_of
-from nanscope.tui.panes.raw import shown_columns
+from nanscope.tui.panes.raw import shown_entries
 from nanscope.tui.panes.words import event_before, shown_stops
 from nanscope.tui.scene import Scene, moved
 
@@ -62,7 +62,7 @@ def _divergence(scene: Scene) -> Place:
 LISTS: Mapping[str, Callable[[Scene], int]] = {
     "findings": lambda scene: len(shown_stops(scene)),
     "cause": lambda scene: len(told_of(scene)),
-    "raw": lambda scene: len(shown_columns(scene)),
+    "raw": lambda scene: len(shown_entries(scene)),
 }
 """Panes whose rows are chosen or scrolled, and how many they have."""
 

@@ -93,7 +93,7 @@ def test_nan_and_infinity_are_told_apart() -> None:
     assert "inf" in focus
     numbers = text(scene(row=INFINITE, screen=6), 50, 120)
     logits = next(line for line in numbers if "logits_abs_max" in line)
-    assert logits.split()[1:] == ["NaN", "NaN", "Inf", "NaN", "NaN"]
+    assert logits.split()[1:] == ["NaN", "NaN", "NaN", "Inf", "NaN", "NaN"]
 
 
 def test_other_cases_stand_at_the_last_step_before_the_same_sample() -> None:

@@ -178,10 +178,12 @@ class Session:
         judged += [(path, collapse_of(path) if self._policy.collapse else None) for path in healthy]
         for path in (path for path, failure in judged if failure is None and path is not None):
             _remove(path)
-        failures = list({(f.headline, f.location): f for _, f in reversed(judged) if f is not None}.values())
-        if any(failure.path for failure in failures):
+        failures: dict[Any, Failure] = {}  # several models may tell of the same origin
+        for failure in (failure for _, failure in judged if failure is not None):
+            failures.setdefault((failure.headline, failure.location), failure)
+        if any(failure.path for failure in failures.values()):
             _hide(self.folder)
-        return failures
+        return list(failures.values())
 
     # -- a test ---------------------------------------------------------------------------------------
 

@@ -133,14 +133,16 @@ class Watch:
 
 
 def _is_harm(found: Found, end: _End) -> bool:
-    """Whether the origin that was found matters.
+    """Whether it matters what was found in a run of which no step was bad as far as the rows tell.
 
     What a test itself puts into a model that it does not train is its own affair, and where the step went on
     to its end a gradient scaler has skipped it, unless the parameters say otherwise.
     """
+    if not end.is_sound:
+        return True
     if found.origin is None or found.origin.get("phase") == "data":
         return False
-    return found.origin["step"] >= end.steps or not end.is_sound
+    return bool(found.origin["step"] >= end.steps)
 
 
 def _is_sick(model: nn.Module) -> bool:

@@ -120,7 +120,7 @@ def test_good():
 
 def test_several_models(pytester: pytest.Pytester) -> None:
     """Each has its own run file; the message is of the first and names the others."""
-    source = "def test_bad():\n    fit(); fit(nn.Sequential(nn.Linear(3, 4), nn.Softmax(1)))\n"
+    source = "def test_bad():\n    fit(); fit(nn.Sequential(nn.Linear(3, 4), nn.Softmax(1)), bad=1)\n"
     result = run(pytester, source)
     told = text_of(result, "test_bad")
     assert told[-1].startswith("nanscope: also Sequential: `log`")

@@ -91,7 +91,7 @@ class State:
         self._note(optimizers)
 
     def _note(self, optimizers: Sequence[Optimizer]) -> None:
-        self.optimizers = optimizers
+        self.optimizers = list(optimizers)  # one that is found later was not there when this was noted
         self.kept = [{p: _kept(s) for p, s in o.state.items()} for o in optimizers]
         self.settings = [[_settings(group) for group in o.param_groups] for o in optimizers]
         self.generators = generators()

@@ -25,7 +25,7 @@ from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.memory import Memory
-from nanscope.recording.rewind.tape import Event, Listener, Program, trace
+from nanscope.recording.rewind.tape import Differentiable, Event, Listener, Program, trace
 
 LONGEST = 1_000  # letters of an error's text that are kept
 
@@ -82,6 +82,8 @@ class Rewinder:
         self._listens_early = False  # something of the loss, or of the parameters, is made between the steps
         self.done = False
         self.attach()
+        if self._listener.turn_on():
+            self._listener.events = Differentiable()  # only the first step shows if it is needed
 
     def attach(self) -> None:
         """Be told about calls of the root."""
@@ -130,8 +132,13 @@ class Rewinder:
             self._forget_early()
         if not torch.is_grad_enabled() or is_transformed():
             return
+        early = self._listener.events
         self._listener.events = None
+        if isinstance(early, Differentiable):
+            self._listener.turn_off()  # no mode is on while a model runs unless it has to be
         program = self._begun()
+        if isinstance(early, Differentiable):
+            program.events += early
         if self._copies_inputs:
             args, kwargs = _copied(args), _copied(dict(kwargs))
         context = self._memory.context(program.number)

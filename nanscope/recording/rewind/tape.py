@@ -265,6 +265,15 @@ def _tensors(result: Any) -> Iterator[tuple[Tensor, int | None]]:
         yield from ((item, key) for key, item in result.items() if isinstance(item, Tensor))
 
 
+class Differentiable(list[Event]):
+    """Events whose result a gradient can be asked of: to make the data ready is none of them."""
+
+    def append(self, event: Event) -> None:
+        """Add one of those, forget any other."""
+        if any(tensor.grad_fn is not None for tensor, _ in _tensors(event.result)):
+            super().append(event)
+
+
 class Listener:
     """Writes the torch functions down that are called while it is on; several may be on at once.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -250,25 +250,28 @@ def test_a_program_keeps_nothing_that_the_step_made() -> None:
     assert program.rows == 6
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_another_mode_on_the_stack_is_left_alone(inside: bool) -> None:
-    """`with torch.device` around the forward pass only, and around all of it: the user's stays the user's."""
+@pytest.mark.parametrize("around", ["everything", "forward", "loss"])
+def test_another_mode_on_the_stack_is_left_alone(around: str) -> None:
+    """`with torch.device` around one part, or begun before the recorder: the user's stays the user's."""
+
+    def mode(part: str) -> AbstractContextManager[object]:
+        return torch.device("cpu") if part == around else nullcontext()
+
     model = _model()
     optimizer = SGD(model.parameters(), lr=0.1)
-    watched = _Watched(model, optimizer)
-    if inside:
-        with torch.device("cpu"):
+    with mode("everything"):
+        watched = _Watched(model, optimizer)
+        with mode("forward"):
             logits = model(X)
-        loss = cross_entropy(logits, Y)
-    else:
-        logits = model(X)
-        with torch.device("cpu"):
+        with mode("loss"):
             loss = cross_entropy(logits, Y)
-    loss.backward()
-    optimizer.step()
-    program = watched.end()
-    watched.close()
-    assert bool(program.lacks) is inside  # what made the loss was not heard, and that is said
+        loss.backward()
+        optimizer.step()
+        program = watched.end()
+        watched.close()
+        assert len(_get_current_function_mode_stack()) == (around == "everything")
+    # then what made the loss was not heard, and that is said
+    assert bool(program.lacks) is (around == "everything")
     assert _get_current_function_mode_stack() == []
 
 

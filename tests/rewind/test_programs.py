@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
+from torch.overrides import _get_current_function_mode_stack
 
 import nanscope
 from nanscope.values import Diagnosis, Verdict
@@ -165,7 +166,7 @@ def test_parts_and_the_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [0, BAD])
 def test_a_penalty_before_the_forward_pass(tmp_path: Path, bad: int) -> None:
-    """In the first step it cannot be heard, which is said: no hardware is suspected."""
+    """It is heard from the first step on."""
     model, data = net(), batches(6)
     optimizer = SGD(model.parameters(), lr=0.01)
     with nanscope.record(model, optimizer, tmp_path / "run.h5"):
@@ -176,10 +177,37 @@ def test_a_penalty_before_the_forward_pass(tmp_path: Path, bad: int) -> None:
             optimizer.zero_grad()
             (squares(model(batch[0]), batch[1]) + penalty).backward()
             optimizer.step()
+    event = only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    assert (event["step"], event["phase"], event["op"]) == (bad, "backward", "sqrt")
+
+
+def test_what_is_done_before_the_block(tmp_path: Path) -> None:
+    """A penalty that was made before anybody listened: that is said, and no hardware is suspected."""
+    model, (x, y) = net(), batches(1)[0]
+    torch.nn.init.zeros_(model[2].bias)
+    optimizer = SGD(model.parameters(), lr=0.01)
+    penalty = sum(p.square().sum().sqrt() for p in model.parameters())
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        (squares(model(x), y) + penalty).backward()
+        optimizer.step()
     run = nanscope.open_run(tmp_path / "run.h5")
-    if bad:
-        event = only(run, "origin")
-        assert (event["step"], event["phase"], event["op"]) == (BAD, "backward", "sqrt")
-    else:
-        assert "before the model was called" in only(run, "no-rewind")["why"]
-        assert nanscope.diagnose(run).causes == ()
+    assert "before the model was called" in only(run, "no-rewind")["why"]
+    assert nanscope.diagnose(run).causes == ()
+
+
+def test_data_that_is_made_ready_is_not_kept(tmp_path: Path) -> None:
+    """What is computed before the first call is let go of, but for what a gradient can be asked of."""
+    model, data = net(), batches(2)
+    optimizer = SGD(model.parameters(), lr=0.01)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5") as recorder:
+        prepared = [(x - x.mean(0)) / x.std(0) for x, _ in data for _ in range(50)]
+        assert recorder._rewinder._listener.events == []
+        doubled = model[0].weight * 2
+        assert len(recorder._rewinder._listener.events) == 1
+        assert len(_get_current_function_mode_stack()) == 1
+        model.register_forward_pre_hook(lambda *_: modes.append(len(_get_current_function_mode_stack())))
+        modes: list[int] = []
+        squares(model(prepared[0]), data[0][1] * doubled.detach().mean()).backward()
+        optimizer.step()
+        assert modes == [0]
+    assert _get_current_function_mode_stack() == []

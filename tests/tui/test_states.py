@@ -59,11 +59,8 @@ def test_no_finding() -> None:
     assert "no non-finite value in 1900 steps" in session.message.replace(",", "")
 
 
-@pytest.mark.parametrize(
-    ("state", "word"),
-    [("killed", "ENDED killed"), ("failed", "ENDED failed"), ("interrupted", "ENDED interrupted")],
-)
-def test_how_it_ended_is_in_the_header(state: str, word: str) -> None:
+@pytest.mark.parametrize("state", ["killed", "failed", "interrupted"])
+def test_how_it_ended_is_in_the_header(state: str) -> None:
     """A run that did not simply finish says so on every screen, and why on the screen Why."""
     session = Session([case_of(make_run(loss=[1.0, 2.0], state=state))], Options())
     assert f"ENDED {state}" in session.frame(36, 120).cells.lines()[0]

@@ -11,7 +11,7 @@ from nanscope.raster.cells import Cells
 from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, RULE
 from nanscope.replay.place import Place
-from nanscope.tui.keys import ACTIONS, FOOTER, LIVE_FOOTER, PLAIN, Action
+from nanscope.tui.keys import FOOTER, LIVE_FOOTER, PLAIN
 from nanscope.tui.panes import (
     cause,
     chrome,
@@ -93,7 +93,7 @@ class Frame:
     errors: tuple[str, ...] = ()
 
 
-def draw(scene: Scene, height: int, width: int, actions: Mapping[str, Action] = ACTIONS) -> Frame:
+def draw(scene: Scene, height: int, width: int) -> Frame:
     """The whole screen."""
     cells = Cells.blank(height, width)
     if height < 8 or width < 40:
@@ -104,7 +104,7 @@ def draw(scene: Scene, height: int, width: int, actions: Mapping[str, Action] = 
     cells.put(0, 0, chrome.header(scene, 1, width))
     cells.put(1, 0, chrome.timeline(scene, head, width))
     cells.put(height - 2, 0, chrome.verdict(scene, 1, width))
-    cells.put(height - 1, 0, chrome.footer(scene, entries(scene, actions), width))
+    cells.put(height - 1, 0, chrome.footer(scene, entries(scene), width))
     rects = layout(scene.place, height - head - 3, width, head + 1)
     errors: list[str] = []
     for rect in rects:
@@ -225,11 +225,11 @@ def columns_of(frame: Frame, cases: int) -> int:
     return max(1, *found) if found else frame.cells.width
 
 
-def entries(scene: Scene, actions: Mapping[str, Action]) -> list[tuple[str, str, bool]]:
+def entries(scene: Scene) -> list[tuple[str, str, bool]]:
     """The footer: keys, words, and whether they make sense now."""
     found = []
     for name in LIVE_FOOTER if scene.case.is_live else FOOTER:
-        action, label, sense = actions[name], ACTIONS[name].label, scene.case.rows > 1
+        action, label, sense = scene.actions[name], scene.actions[name].label, scene.case.rows > 1
         if name == "play" and scene.speed:
             label = "Pause"
         elif name == "first_bad":

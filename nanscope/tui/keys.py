@@ -37,7 +37,7 @@ SHOWN: Mapping[str, str] = {
     "greater_than_sign": ">", "left_square_bracket": "[", "right_square_bracket": "]", "apostrophe": "'",
     "pagedown": "PgDn", "pageup": "PgUp", "home": "Home", "end": "End", "colon": ":", "shift+right": "L",
     "shift+left": "H", "dollar_sign": "$", "circumflex_accent": "^", "left_parenthesis": "(",
-    "right_parenthesis": ")", "ctrl+p": "^p", "f1": "F1",
+    "right_parenthesis": ")", "shift+tab": "S-tab", "ctrl+p": "^p", "f1": "F1",
 }  # fmt: skip
 PLAIN = {"→": "->", "←": "<-", "↑": "up", "↓": "down"}
 """The same where only ASCII can be shown."""

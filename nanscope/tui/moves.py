@@ -12,6 +12,7 @@ from nanscope.replay.stats import recorded
 from nanscope.replay.stops import Stop, divergence, first_bad, next_stop
 from nanscope.tui.frame import PANES
 from nanscope.tui.panes.cause import told_of
+from nanscope.tui.panes.manual import manual_lines
 from nanscope.tui.panes.raw import shown_entries
 from nanscope.tui.panes.words import event_before, shown_stops
 from nanscope.tui.scene import Scene, moved
@@ -62,6 +63,7 @@ def _divergence(scene: Scene) -> Place:
 LISTS: Mapping[str, Callable[[Scene], int]] = {
     "findings": lambda scene: len(shown_stops(scene)),
     "cause": lambda scene: len(told_of(scene)),
+    "help": lambda scene: len(manual_lines(scene)),
     "raw": lambda scene: len(shown_entries(scene)),
 }
 """Panes whose rows are chosen or scrolled, and how many they have."""
@@ -173,7 +175,7 @@ MOVES: Mapping[str, Move] = {
     "previous_case": lambda s: _case(s, -1),
     "next_case": lambda s: _case(s, 1),
     "baseline": lambda s: replace(s.place, baseline=s.place.case),
-    "help": lambda s: replace(s.place, screen=0 if s.place.screen else 1),
+    "help": lambda s: replace(s.place, screen=0 if s.place.screen else 1, pane=0, picked=0),
     "close": _close,
     **{f"screen_{number}": _screen(number) for number in range(1, 7)},
 }

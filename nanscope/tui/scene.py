@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -20,6 +20,7 @@ from nanscope.replay.marks import Mark
 from nanscope.replay.place import Place
 from nanscope.replay.stats import sites_of
 from nanscope.replay.stops import Stop, stops_of
+from nanscope.tui.keys import ACTIONS, Action
 from nanscope.values import Site
 
 
@@ -61,6 +62,7 @@ class Scene:
         colours: whether the terminal shows any.
         notice: how the writer of a live run does, such as `LIVE 0.8s`.
         columns: of the plot that was drawn last, which a move by one column is counted in.
+        actions: the table of keys.
     """
 
     desk: Desk
@@ -73,6 +75,7 @@ class Scene:
     colours: bool = True
     notice: str = ""
     columns: int = 72
+    actions: Mapping[str, Action] = field(default_factory=lambda: ACTIONS)
 
     @property
     def case(self) -> Case:

@@ -96,11 +96,12 @@ class Session:
             self.desk, self.place, self.options.graph, self.condition, self.speed, self.message, self.follows,
             self.options.colours,
             notice_of(self.desk.cases[self.place.case], self.place.row, follows=self.follows), self._columns,
+            self.actions,
         )  # fmt: skip
 
     def frame(self, height: int, width: int) -> Frame:
         """The picture."""
-        drawn = draw(self.scene, height, width, self.actions)
+        drawn = draw(self.scene, height, width)
         self._columns, self._errors = columns_of(drawn, len(self.desk.cases)), drawn.errors
         return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ ALIKE = 1e-3  # relative difference of two losses of the same step
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
 BEFORE = "its loss depends on operations before the model was called, which are heard from the next step on"
+CLOSURE = "its optimizer calls the model itself, and what it does between the calls is not executed again"
 
 Keep = Callable[[Program], None]
 
@@ -78,12 +80,12 @@ class Inquiry:
             clear_gradients(self._model, self._optimizers)
             loss = Rerun(self._model).execute(program)
             if _is_other(loss, program.loss):
-                if program.reaches_back:
-                    return self._none(BEFORE)
-                return self._differs(f"the loss of step {program.number}: {program.loss} live, {loss} again")
+                what = f"the loss of step {program.number}: {program.loss} live, {loss} again"
+                return self._differs(what, program)
             if program.is_open or is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
                 return self.of_step(program, before, None)
-        return self._differs(f"steps {snapshot.number} to {self._noticed} were finite when executed again")
+        what = f"steps {snapshot.number} to {self._noticed} were finite when executed again"
+        return self._differs(what, steps[-1] if steps else None)
 
     def of_step(self, program: Program, state: State, loss: float | None) -> Answer:
         """Execute one step under watch.
@@ -117,10 +119,8 @@ class Inquiry:
             is_open=program.is_open,
         )
         if birth is None:
-            if program.reaches_back:
-                return self._none(BEFORE)
             written = ", the inputs were overwritten since" if program.overwritten() else ""
-            return self._differs(f"loss: {loss} live, {rerun.loss} again{written}")
+            return self._differs(f"loss: {loss} live, {rerun.loss} again{written}", program)
         data = dict(birth.data)
         if data.get("phase") == "data":
             data["samples"] = sorted(
@@ -133,6 +133,12 @@ class Inquiry:
         self._put(state)
         self._keep(program)
         return Answer("origin", program.number, data | self._about(program, data) | {"axis": batch.axis})
+
+    def _excuse(self, program: Program | None) -> str:
+        """What was not heard of a step, and may make the difference; empty if nothing is known to be."""
+        if any(_asks_for_closure(optimizer) for optimizer in self._optimizers):
+            return CLOSURE
+        return BEFORE if program is not None and program.reaches_back else ""
 
     def _batch(self, program: Program, state: State) -> Batch:
         def execute() -> None:
@@ -186,7 +192,10 @@ class Inquiry:
     def _none(self, why: str) -> Answer:
         return Answer("no-rewind", self._noticed, {"why": why})
 
-    def _differs(self, what: str) -> Answer:
+    def _differs(self, what: str, program: Program | None) -> Answer:
+        """It came out otherwise; unless something is known to be missing, that is an answer of its own."""
+        if excuse := self._excuse(program):
+            return self._none(excuse)
         return Answer("not-reproduced", self._noticed, {"differs": [what]})
 
 
@@ -239,6 +248,12 @@ def _has(optimizer: Optimizer | None, parameters: Iterable[Tensor]) -> bool:
     """Whether an optimizer updates one of the parameters."""
     groups = [] if optimizer is None else optimizer.param_groups
     return any(each is p for each in parameters for group in groups for p in group["params"])
+
+
+def _asks_for_closure(optimizer: Optimizer) -> bool:
+    """Whether an optimizer cannot step without one, as LBFGS."""
+    parameter = inspect.signature(optimizer.step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def _plain(value: Any) -> Any:

@@ -162,7 +162,7 @@ class Rewinder:
 
     def _forget_early(self) -> None:
         """It was another thing than the beginning of a step, such as an evaluation."""
-        if self._program is not None and not self._program.is_called:
+        if self._program is None or not self._program.is_called:
             self._program = None
             self._listener.turn_off()
 

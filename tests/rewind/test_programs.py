@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import LBFGS, SGD, Adam
 from torch.overrides import _get_current_function_mode_stack
 
 import nanscope
@@ -195,6 +195,20 @@ def test_what_is_done_before_the_block(tmp_path: Path) -> None:
     assert nanscope.diagnose(run).causes == ()
 
 
+def test_an_evaluation_before_the_training(tmp_path: Path) -> None:
+    """It runs without a mode of ours, and so does what follows it."""
+    model, (x, y) = net(), batches(1)[0]
+    optimizer = SGD(model.parameters(), lr=0.01)
+    modes: list[int] = []
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        model.register_forward_pre_hook(lambda *_: modes.append(len(_get_current_function_mode_stack())))
+        with torch.no_grad():
+            model(x)
+            model(x)
+        train(model, optimizer, squares, [(x, y)])
+    assert modes[1:] == [0, 0]
+
+
 def test_data_that_is_made_ready_is_not_kept(tmp_path: Path) -> None:
     """What is computed before the first call is let go of, but for what a gradient can be asked of."""
     model, data = net(), batches(2)
@@ -211,3 +225,30 @@ def test_data_that_is_made_ready_is_not_kept(tmp_path: Path) -> None:
         optimizer.step()
         assert modes == [0]
     assert _get_current_function_mode_stack() == []
+
+
+@pytest.mark.parametrize("in_loss", [True, False])
+def test_an_optimizer_that_calls_the_model_itself(tmp_path: Path, in_loss: bool) -> None:
+    """LBFGS: a loss that breaks has its origin; an update that does is no fault of the hardware."""
+    model, data = net(), batches(6)
+    if in_loss:
+        data[BAD][1][2] = -1.0
+    optimizer = LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for step, (x, y) in enumerate(data):
+            optimizer.param_groups[0]["lr"] = math.inf if step == BAD and not in_loss else 0.1
+
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                optimizer.zero_grad()
+                loss = (model(x) - torch.log(y + 0.1)).square().mean()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    run = nanscope.open_run(tmp_path / "run.h5")
+    if in_loss:
+        event = only(run, "origin")
+        assert (event["step"], event["op"], event["samples"]) == (BAD, "log", [2])
+    else:
+        assert "its optimizer calls the model itself" in only(run, "no-rewind")["why"]
+        assert "not-reproducible" not in [cause.id for cause in nanscope.diagnose(run).causes]

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     "--graph", type=click.Choice(["auto", "braille", "block", "ascii"]), default="auto",
     help="What plots are drawn with.",
 )  # fmt: skip
+@click.option("--web", is_flag=True, help="Show it in a browser on this machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --web; by default any free one.")
+@click.option("--no-browser", is_flag=True, help="For --web: print the address and open nothing.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
 def replay(
     runs: tuple[Path, ...], *, case: int | None, at: int | None, layer: str | None, window: str | None,
     screen: int | None, once: bool, alone: bool, graph: str, no_mouse: bool,
+    web: bool, port: int, no_browser: bool,
 ) -> NoReturn:  # fmt: skip
     """Walk through RUNS, files or folders, step by step; by default the newest below runs/.
 
@@ -44,10 +48,35 @@ def replay(
     from nanscope.replay.link import Link  # noqa: PLC0415 - the same
 
     paths = files_of(runs) if runs else [newest()]
-    if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if web:
+        words = _words(case, at, layer, window, screen) + ["--alone"] * alone + ["--graph", graph]
+        _serve([*words, *map(str, paths)], port, open_browser=not no_browser)
+        sys.exit(0)
+    if once or not _is_shown():
         sys.exit(_print(paths))
     link = Link(at, layer, window, screen)
     sys.exit(_show(paths, case, link, graph=graph, alone=alone, mouse=not no_mouse))
+
+
+def _is_shown() -> bool:
+    """Whether somebody looks: at a terminal, or at a page that `--web` serves."""
+    in_browser = os.environ.get("TEXTUAL_DRIVER", "").startswith("textual.drivers.web_driver")
+    return in_browser or (sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _words(*values: object) -> list[str]:
+    """The options that say where to begin, as they were given."""
+    names = ("--case", "--at", "--layer", "--window", "--screen")
+    pairs = zip(names, values, strict=True)
+    return [word for name, value in pairs if value is not None for word in (name, str(value))]
+
+
+def _serve(words: Sequence[str], port: int, *, open_browser: bool) -> None:
+    try:
+        from nanscope.web.server import serve  # noqa: PLC0415 - needs the extra
+    except ImportError:
+        raise UsageError("--web needs textual-serve", "pip install 'nanscope[web]'") from None
+    serve(words, port=port, open_browser=open_browser)
 
 
 def _show(

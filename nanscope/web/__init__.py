@@ -1,0 +1,1 @@
+"""The replay in a browser, on this machine only."""

@@ -1,7 +1,9 @@
-"""The canvas: cells on Textual's line interface; only rows that changed are painted again."""
+"""The canvas: cells on Textual's line interface; only what changed is painted again."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
@@ -10,8 +12,19 @@ from textual.widget import Widget
 
 from nanscope.raster.cells import FILL, PLAIN, Cells
 
+CLOSE = 12  # cells; to move the cursor over fewer costs more than to write them again
 NO_STYLE = Style()
 """Not None: Textual's filter for NO_COLOR wants a style everywhere."""
+
+
+def regions(changed: NDArray[np.bool_]) -> list[Region]:
+    """Stretches of rows that hold every changed cell; what lies close together is one stretch."""
+    found: list[Region] = []
+    for row in np.flatnonzero(changed.any(axis=1)):
+        columns = np.flatnonzero(changed[row])
+        parts = np.split(columns, np.flatnonzero(np.diff(columns) > CLOSE) + 1)
+        found += [Region(int(part[0]), int(row), int(part[-1] - part[0]) + 1, 1) for part in parts]
+    return found
 
 
 class Canvas(Widget):
@@ -33,26 +46,33 @@ class Canvas(Widget):
         if (before.height, before.width) != (cells.height, cells.width):
             self.refresh()
             return
-        same = (
-            (before.glyphs == cells.glyphs)
-            & (before.fore == cells.fore)
-            & (before.back == cells.back)
-            & (before.bold == cells.bold)
-        ).all(axis=1)
-        self.refresh(*(Region(0, int(row), cells.width, 1) for row in (~same).nonzero()[0]))
+        changed = (
+            (before.glyphs != cells.glyphs)
+            | (before.fore != cells.fore)
+            | (before.back != cells.back)
+            | (before.bold != cells.bold)
+        )
+        if changed.any():
+            self.refresh(*regions(changed))
 
     def render_line(self, y: int) -> Strip:
-        """One row."""
+        """One row, as wide as the screen."""
+        width = self.size.width
+        if y >= self._cells.height:
+            return Strip.blank(width, NO_STYLE)
+        return self.strip_of(y).adjust_cell_length(width, NO_STYLE)
+
+    def strip_of(self, row: int) -> Strip:
+        """One row of the cells."""
         cells = self._cells
-        if y >= cells.height:
-            return Strip.blank(self.size.width, NO_STYLE)
-        keys = list(zip(cells.fore[y].tolist(), cells.back[y].tolist(), cells.bold[y].tolist(), strict=True))
-        glyphs, segments, begin = cells.glyphs[y], [], 0
+        looks = (cells.fore[row].tolist(), cells.back[row].tolist(), cells.bold[row].tolist())
+        keys = list(zip(*looks, strict=True))
+        glyphs, segments, begin = cells.glyphs[row], [], 0
         for at in range(1, len(keys) + 1):
             if at == len(keys) or keys[at] != keys[begin]:
                 segments.append(Segment("".join(glyphs[begin:at]), self._style(keys[begin])))
                 begin = at
-        return Strip(segments, cells.width).adjust_cell_length(self.size.width, NO_STYLE)
+        return Strip(segments, cells.width)
 
     def _style(self, key: tuple[int, int, bool]) -> Style:
         style = self._styles.get(key)

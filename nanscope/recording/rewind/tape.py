@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ _OURS = str(Path(__file__).parents[1])
 _STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.nn.Parameter))  # nothing that a step made
+
+T = TypeVar("T")
 
 _USERS: dict[CodeType, bool] = {}  # whether code is the user's
 _OWN: dict[CodeType, bool] = {}  # whether it is a recorder's
@@ -106,6 +108,17 @@ class Event:
         return is_backward(self.call)
 
 
+def _unheard(look: Callable[[Program], T]) -> Callable[[Program], T]:
+    """A look at many tensors, which the listeners of other models would be told of one by one."""
+
+    @functools.wraps(look)
+    def unheard(self: Program) -> T:
+        with torch._C.DisableTorchFunction():
+            return look(self)
+
+    return unheard
+
+
 @dataclass(slots=True, eq=False)
 class Program:
     """A step, as it can be executed again.
@@ -176,6 +189,7 @@ class Program:
                 if not self.rows and tensor.dim():
                     self.rows = tensor.shape[0]
 
+    @_unheard
     def seal(self) -> None:
         """Let go of everything that the step itself made."""
         if self.sealed:
@@ -215,11 +229,13 @@ class Program:
         )
 
     @property
+    @_unheard
     def reaches_back(self) -> bool:
         """Whether it used tensors that were computed before the root was called, beside what went into it."""
         entered = set(map(id, self.inputs))
         return any(t.grad_fn is not None for key, (t, _) in self.fixed.items() if key not in entered)
 
+    @_unheard
     def overwritten(self) -> bool:
         """Whether somebody wrote into what went in, after it did."""
         return any(

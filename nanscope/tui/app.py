@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import threading
@@ -91,10 +92,11 @@ class ReplayApp(App[None]):
         self.set_interval(1 / self.session.options.frames, self._tick)
         self.set_interval(SECOND, self._refresh)
 
-    def on_unmount(self) -> None:
-        """End."""
-        self._jobs.put(None)
+    async def on_unmount(self) -> None:
+        """End: the worker's last picture is still taken, so that nothing is left waiting for it."""
         self._errands.put(None)
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
 
     def on_resize(self, event: events.Resize) -> None:
         """Draw for another size."""

@@ -47,7 +47,7 @@ def classes(scene: Scene, height: int, width: int) -> Cells:
         1, 1, class_bars(values.tolist(), height - 1 - bool(nans), width - 2, scene.graph, against=against)
     )
     if nans:
-        text = f" argmax of NaN: {count(nans)} of these predictions mean nothing "
+        text = f" {count(nans)} of them: argmax of NaN "
         cells.write(height - 1, 1, text, BAD_FORE, BAD_BACK, bold=True)
     return cells
 

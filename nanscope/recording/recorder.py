@@ -43,7 +43,7 @@ from nanscope.recording.rows import SCALE, Step
 from nanscope.recording.samples import Doubles, heaviest, sample_norms
 from nanscope.recording.scalars import scalar_names
 from nanscope.recording.scaling import Number, Scalers
-from nanscope.recording.sink import KeepRun, Sink
+from nanscope.recording.sink import TROUBLES, KeepRun, Sink
 from nanscope.recording.state import capture, room_for
 from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import ByHand, Updates
@@ -77,6 +77,7 @@ class Recorder:
         steps: ended steps.
         gives_way: whether it ends where another recorder of the same model begins.
         origin: the fields of the event `origin`, once the first harmful birth was found.
+        noticed: the step in which something harmful was first noticed and looked into.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Recorder:
         self._wanted, self._capacity, self._budget, self._keep_run = path, capacity, budget, keep_run
         self._active = self.gives_way = False
         self.origin: Mapping[str, Any] | None = None
+        self.noticed: int | None = None
         self.steps = 0
 
     # -- entering and leaving -------------------------------------------------------------------------
@@ -282,6 +284,11 @@ class Recorder:
         return bool(self._step.readings)
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether a gradient scaler was seen at work on its gradients."""
+        return bool(self._scalers.seen)
+
+    @property
     def is_idle(self) -> bool:
         """Whether it is between two steps: nothing was called, and no optimizer has stepped."""
         return self._active and not self._under_way and not self._updates.begun
@@ -329,7 +336,7 @@ class Recorder:
     def tell(self, kind: str, **fields: Any) -> None:
         """Note what somebody else has seen in the step under way, and keep the run file for it."""
         if kind == "origin":
-            self.origin = {"step": self.steps, **fields}
+            self.origin, self.noticed = {"step": self.steps, **fields}, self.steps
         self._sink.event(kind, self.steps, **fields)
         self._sink.need()
 
@@ -596,6 +603,8 @@ class Recorder:
     def _tell_rewound(self, kind: str, step: int, **fields: Any) -> None:
         if kind == "origin":
             self.origin = {"step": step, **fields}
+        if kind in TROUBLES and self.noticed is None:
+            self.noticed = step
         self._sink.event(kind, step, **fields)
 
     def _keep_state(self, program: Program) -> None:

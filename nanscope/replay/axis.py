@@ -28,7 +28,7 @@ class Axis:
         self._case = case
         self._sums: NDArray[np.float64] | None = None
         self._rows = -1
-        self._batch: float | None = None
+        self._batch = 1.0
 
     def at(self, row: int, unit: Unit) -> float:
         """Where a row is: samples seen after it, its step, epochs after it, seconds since the begin."""
@@ -59,7 +59,7 @@ class Axis:
         self._learn()
         if self._sums is not None:
             return float(self._sums[row])
-        return float(row + 1) * (self._batch or 1.0)
+        return float(self._case.step(row) + 1) * self._batch  # steps that were not recorded had samples, too
 
     def _learn(self) -> None:
         """Whether all steps have the same number of samples, which their summaries tell; else their sums."""

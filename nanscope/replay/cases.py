@@ -20,6 +20,8 @@ from nanscope.view import DERIVED, View, build_view
 
 MOST_SIBLINGS = 8
 MOST_FILES = 200  # of a folder that are opened to find them
+APART = DERIVED | {"batch_size", "seed", "epochs", "device", "data_dir"}
+"""Settings in which the cases of an experiment may differ."""
 _PART = re.compile(r"\.part\d+$")
 
 
@@ -117,10 +119,9 @@ def siblings_of(case: Case) -> list[Case]:
     others = [path for path in _runs_in(case.path.parent) if not _is_same(path, case.path)]
     for path in sorted(others, key=lambda path: -path.stat().st_mtime)[:MOST_FILES]:
         other = _opened(path)
-        size = None if other is None else other.run.header.config.get("batch_size", mine)
-        if other is None or size == mine or size in found or _experiment(other.run) != wanted:
-            continue
-        found[size] = other
+        size = mine if other is None else other.header.config.get("batch_size", mine)
+        if other is not None and size not in (mine, *found) and _experiment(other) == wanted:
+            found[size] = Case(path, other, diagnose(other))
     return list(found.values())[:MOST_SIBLINGS]
 
 
@@ -134,9 +135,9 @@ def ordered(cases: Sequence[Case]) -> list[Case]:
     return sorted(cases, key=size)
 
 
-def _opened(path: Path) -> Case | None:
+def _opened(path: Path) -> Run | None:
     try:
-        return open_case(path)
+        return open_run(path)
     except (RunFileError, OSError):
         return None
 
@@ -150,7 +151,6 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _experiment(run: Run) -> Mapping[str, Any]:
-    """The settings that must agree; nothing where none are on record."""
-    apart = DERIVED | {"batch_size", "seed"}
-    settings = {key: value for key, value in run.header.config.items() if key not in apart}
+    """The settings that must agree: data, model, optimizer, lr; nothing where none are on record."""
+    settings = {key: value for key, value in run.header.config.items() if key not in APART}
     return settings and {**settings, "model": [entry.get("name") for entry in run.header.model]}

@@ -79,24 +79,28 @@ def search(
     Args:
         last: the last row that is looked at on the way forward; None looks to the end.
     """
-    found = [_search(case, condition, index, row, forward=forward, last=last) for index in condition.series]
-    rows = [each for each in found if each is not None]
-    return (min(rows) if forward else max(rows)) if rows else None
+    start, stop = (row + 1, case.rows if last is None else last + 1) if forward else (0, row)
+    nearest = None
+    for index in condition.series:
+        found = _search(case, condition, index, start, stop, forward=forward)
+        if found is not None:  # of the other series, only what is nearer counts
+            nearest = found
+            start, stop = (start, found) if forward else (found + 1, stop)
+    return nearest
 
 
 def _search(
-    case: Case, condition: Condition, index: int, row: int, *, forward: bool, last: int | None
+    case: Case, condition: Condition, index: int, start: int, stop: int, *, forward: bool
 ) -> int | None:
-    seen, end = case.reader.overview(index, BUCKET), case.rows if last is None else last + 1
-    stops = np.minimum(np.append(seen.starts[1:], case.rows), end)
-    ahead = (stops > row + 1) & (seen.starts < end) if forward else seen.starts < row
-    candidates = np.flatnonzero(condition.may_hold(seen) & ahead)
+    seen = case.reader.overview(index, BUCKET)
+    starts = np.maximum(seen.starts, start)
+    stops = np.minimum(np.append(seen.starts[1:], case.rows), stop)
+    candidates = np.flatnonzero(condition.may_hold(seen) & (starts < stops))
     for at in candidates if forward else candidates[::-1]:
-        start = max(int(seen.starts[at]), row + 1) if forward else int(seen.starts[at])
-        stop = int(stops[at]) if forward else min(int(stops[at]), row)
-        hits = np.flatnonzero(condition.holds(case.reader.rows(index, start, stop)))
+        first = int(starts[at])
+        hits = np.flatnonzero(condition.holds(case.reader.column(index, first, int(stops[at]))))
         if hits.size:
-            return start + int(hits[0] if forward else hits[-1])
+            return first + int(hits[0] if forward else hits[-1])
     return None
 
 

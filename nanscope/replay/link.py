@@ -47,7 +47,7 @@ def opened(place: Place, case: Case, link: Link) -> Place:
     """
     if link.window:
         first, last = _window(link.window)
-        place = place.window(case.row_of(first), case.row_of(last) + 1)
+        place = place.window(case.row_of(first), case.row_of(last) + 1).within()
     if link.at is not None:
         place = place.land(case.row_of(link.at))
     if link.layer is not None:

@@ -82,9 +82,9 @@ class Place:
 
     def zoom(self, factor: float) -> Place:
         """The window shrunk or grown around the playhead, which keeps its share of it."""
-        width = max(NARROWEST, self.width / factor)
+        width = max(NARROWEST, round(self.width / factor))
         share = (self.row - self.start) / max(1, self.width)
-        begin = self.row - share * width
+        begin = max(self.row - width + 1, self.row - share * width)  # rounded, it still holds the playhead
         return self.window(begin, begin + width)
 
     def fit(self) -> Place:
@@ -93,8 +93,11 @@ class Place:
 
     def pan(self, share: float) -> Place:
         """The window moved by a share of itself; the playhead stays within."""
-        moved = self.window(self.start + share * self.width, self.stop + share * self.width)
-        return replace(moved, row=max(moved.start, min(moved.stop - 1, moved.row)))
+        return self.window(self.start + share * self.width, self.stop + share * self.width).within()
+
+    def within(self) -> Place:
+        """The playhead moved as little as it must to be in the window."""
+        return replace(self, row=max(self.start, min(self.stop - 1, self.row)))
 
     def around(self, row: int, rows: int = CLOSE) -> Place:
         """A window of so many rows around one."""

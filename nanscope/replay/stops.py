@@ -63,7 +63,9 @@ def first_bad(case: Case) -> Stop | None:
 
 
 def divergence(case: Case, baseline: Case) -> int | None:
-    """The row from which on the loss is more than twice the baseline's, or not finite, until the end.
+    """The row from which on the loss is worse than twice the baseline's, or not finite, until the end.
+
+    A loss below zero is worse by more than its own size.
 
     Both losses are means over 256 equal stretches of the samples that both have seen. A stretch in which the
     case has no step says nothing; one in which the baseline has none is held against the step it stands at.
@@ -73,9 +75,11 @@ def divergence(case: Case, baseline: Case) -> int | None:
     axes = Axis(case), Axis(baseline)
     end = min(axis.at(each.rows - 1, Unit.SAMPLES) for axis, each in zip(axes, (case, baseline), strict=True))
     at = [np.array([axis.row(end * i / CELLS, Unit.SAMPLES) for i in range(CELLS + 1)]) for axis in axes]
+    for rows in at:
+        rows[-1] += 1  # the last stretch ends with the last row
     mine = _means(case, at[0][:-1], at[0][1:])
     its = _means(baseline, at[1][:-1], np.maximum(at[1][1:], at[1][:-1] + 1))
-    parted = (mine > PARTED * its) | ~np.isfinite(mine)
+    parted = (mine > its + (PARTED - 1) * np.abs(its)) | ~np.isfinite(mine)
     known = (np.diff(at[0]) > 0) & np.isfinite(its)
     together = np.flatnonzero(known & ~parted)
     first = int(together[-1]) + 1 if together.size else 0

@@ -12,7 +12,7 @@ from nanscope.plugin.policy import Policy
 from nanscope.plugin.sighting import Sighting
 from nanscope.run import Run, is_missing
 from nanscope.store.reader import open_run
-from nanscope.values import Cause, Kind, Location, Origin, Phase, Verdict
+from nanscope.values import Cause, Diagnosis, Kind, Location, Origin, Phase, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,24 @@ def _from_file(sighting: Sighting, path: Path) -> Failure:
     kinds = _kinds(run, origin) or frozenset({"nan"})
     if origin is None:
         phase = Phase.UPDATE if sighting.told else Phase.LOSS
-        headline = sighting.told or diagnosis.summary
+        healthy = f"a loss or a gradient was not finite, which no optimizer took; {_why(run)}"
+        headline = sighting.told or (diagnosis.summary if _is_told(diagnosis) else healthy)
         return Failure(sighting.name, headline, kinds, sighting.step, phase, cause=cause, path=path)
     headline = _born(origin, kinds)
     return Failure(
         sighting.name, headline, kinds, origin.step, origin.phase, origin, cause, origin.location, path
     )
+
+
+def _is_told(diagnosis: Diagnosis) -> bool:
+    """Whether the diagnosis knows of it: it judges whole steps, and one may have been begun anew."""
+    return diagnosis.verdict is not Verdict.HEALTHY
+
+
+def _why(run: Run) -> str:
+    """Why no operation is named."""
+    whys = [str(event.get("why")) for event in run.events_of("no-rewind")]
+    return f"the step could not be executed again ({whys[0]})" if whys else "it was not seen again"
 
 
 def _born(origin: Origin, kinds: frozenset[str]) -> str:

@@ -31,11 +31,13 @@ class _End:
 
     Attributes:
         steps: that have ended.
+        backwards: passes that went through the model.
         told: what was not finite in an optimizer's state.
         is_sound: whether all parameters are finite.
     """
 
     steps: int
+    backwards: int
     told: str
     is_sound: bool
 
@@ -101,7 +103,7 @@ class Watch:
         if told or recorder.trouble or recorder.origin:
             _sick[id(recorder.model)] = recorder.model
         is_sound = all_finite(list(recorder.model.parameters()))
-        self._ends.append(_End(recorder.steps, told, is_sound))
+        self._ends.append(_End(recorder.steps, recorder.backwards, told, is_sound))
 
     def _is_known(self, optimizer: Optimizer) -> bool:
         """Whether a recorder follows it, or what it steps was broken before."""
@@ -135,14 +137,16 @@ class Watch:
 def _is_harm(found: Found, end: _End) -> bool:
     """Whether it matters what was found in a run of which no step was bad as far as the rows tell.
 
-    What a test itself puts into a model that it does not train is its own affair, and where the step went on
-    to its end a gradient scaler has skipped it, unless the parameters say otherwise.
+    What a test itself puts into a model that it does not train is its own affair, and a step that a gradient
+    scaler has skipped is none that was bad.
     """
     if not end.is_sound:
         return True
-    if found.origin is None or found.origin.get("phase") == "data":
+    if found.noticed is None or (found.origin is None and not end.backwards):
         return False
-    return bool(found.origin["step"] >= end.steps)
+    if found.origin is not None and found.origin.get("phase") == "data":
+        return False
+    return not found.scaled or found.noticed >= end.steps
 
 
 def _is_sick(model: nn.Module) -> bool:

@@ -75,6 +75,8 @@ class Found:
         name: the class of the model.
         path: the run file, None if there is none.
         origin: the fields of the event `origin`, if the first harmful birth was found.
+        noticed: the step in which a loss, a gradient or a parameter was first seen not to be finite.
+        scaled: whether a gradient scaler was at work, which skips such steps.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Found:
     steps: int
     trouble: Trouble | None
     origin: Mapping[str, Any] | None
+    noticed: int | None
+    scaled: bool
 
 
 Open = Callable[[nn.Module], Recorder | None]
@@ -252,6 +256,8 @@ class Discovery:
                 recorder.steps,
                 recorder.trouble,
                 recorder.origin,
+                recorder.noticed,
+                recorder.is_scaled,
             )
         )
         return stopped

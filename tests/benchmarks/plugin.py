@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from tests.plugin.running import PLUGIN
+
 SUITE = Path(__file__).with_name("plugin_suite.py")
 OPTIONS = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"]
 PLACE = ["--import-mode=importlib", "-p", "no:unraisableexception", "-c", "/dev/null"]
@@ -105,11 +107,13 @@ def measured(paths: list[str], *more: str) -> tuple[Times, list[str]]:
     """Of one run in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.benchmarks.plugin", "--child", *OPTIONS, *PLACE]
-        command += ["-p", "nanscope.pytest_plugin", "--rootdir", folder, *more, *paths]
+        command += [*PLUGIN, "--rootdir", folder, *more, *paths]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "RESULT" not in done.stdout:
         raise SystemExit(done.stdout + done.stderr)
     times, planted = json.loads(done.stdout.rpartition("RESULT")[2])
+    if not times:
+        raise SystemExit(f"no test was run: {done.stdout}")
     return {name: (seconds, outcome) for name, (seconds, outcome) in times.items()}, planted
 
 

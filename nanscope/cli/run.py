@@ -44,7 +44,7 @@ class _Script(click.Command):
     "--on-nonfinite", type=click.Choice(["record", "raise", "stop"]), default="record", show_default=True,
     help="At a non-finite loss, gradient or weight: go on, raise into the script, or end it (exit code 1).",
 )  # fmt: skip
-@click.option("--module", is_flag=True, hidden=True)
+@click.option("--module", is_flag=True, hidden=True, help="SCRIPT is the name of a module.")
 def run(
     script: str, arguments: tuple[str, ...], *, output: Path | None, on_nonfinite: str, module: bool
 ) -> NoReturn:

@@ -15,6 +15,7 @@ from nanscope.raster.palette import CASES, Glyphs, Graph, glyphs_of
 from nanscope.replay.axis import Axis, Unit
 from nanscope.replay.cases import Case
 from nanscope.replay.columns import Edges, edges_of
+from nanscope.replay.compare import edges_at
 from nanscope.replay.heat import reference_of
 from nanscope.replay.marks import Mark
 from nanscope.replay.place import Place
@@ -122,30 +123,12 @@ class Scene:
         low = self.axis.at(self.place.start - 1, self.place.unit) if self.place.start else 0.0
         return low, self.axis.at(self.place.stop - 1, self.place.unit)
 
-    def whole(self) -> tuple[float, float]:
-        """The stretch of the window; of all cases, if the window holds all of the case in focus."""
-        if self.place.start or self.place.stop < self.place.rows:
-            return self.stretch()
-        pairs = zip(self.desk.axes, self.desk.cases, strict=True)
-        return 0.0, max(axis.at(case.rows - 1, self.place.unit) for axis, case in pairs)
-
     def edges_on(self, case: int, count: int) -> Edges:
         """The window in the rows of another case; empty where it has none."""
-        return self.edges(count) if case == self.place.case else self.edges_in(self.stretch(), case, count)
-
-    def edges_in(self, stretch: tuple[float, float], case: int, count: int) -> Edges:
-        """A stretch of the axis in the rows of a case; empty where it has none."""
-        (low, high), unit = stretch, self.place.unit
-        axis, rows = self.desk.axes[case], self.desk.cases[case].rows
-        if not rows:
-            return Edges(np.zeros(count, np.int64), np.zeros(count, np.int64))
-        first, last = axis.at(0, unit), axis.at(rows - 1, unit)
-        at = low + (high - low) * np.arange(count + 1) / max(1, count)
-        ends = np.array([rows if x >= last else axis.row(x, unit) + 1 if x >= first else 0 for x in at])
-        starts = np.minimum(ends[:-1], rows)
-        held = (at[1:] >= first) & (at[:-1] < last)
-        # narrower than one step: the step that is under way
-        return Edges(np.where(held, np.minimum(starts, np.maximum(ends[1:] - 1, 0)), starts), ends[1:])
+        if case == self.place.case:
+            return self.edges(count)
+        positions = np.linspace(*self.stretch(), count + 1)
+        return edges_at(self.desk.cases[case], self.desk.axes[case], positions, self.place.unit)
 
     def sites(self) -> tuple[Site, ...]:
         """Rows of the heat map, those that pass the filter."""

@@ -48,7 +48,9 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         ["bad-learning-rate", "optimizer-update"],
     ),
     "update, with the line of the user": (
-        origin("div", *DIVIDED, held=[0.0, 0.0], **(ADAM | {"location": {"line": 3}, "in_update_of": "Adam"})),
+        origin(
+            "div", *DIVIDED, held=[0.0, 0.0], **(ADAM | {"location": {"line": 3}, "in_update_of": "Adam"})
+        ),
         ["optimizer-update"],
     ),
     "clipping by the user": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import sys
 import threading
@@ -49,6 +50,9 @@ async def children_gone() -> None:
     """Wait for the threads with which asyncio waits for processes, and for what they then do in the loop."""
     for thread in [each for each in threading.enumerate() if each.name.startswith("waitpid")]:
         await asyncio.to_thread(thread.join, PATIENCE)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gc.collect()  # pipes that textual-serve leaves open close themselves, as long as there is a loop
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
 from nanscope.plugin.sighting import Sighting
-from nanscope.recording.rewind.tape import Event, trace
+from nanscope.recording.rewind.frames import trace
+from nanscope.recording.rewind.tape import Event
 from nanscope.values import Location
 
 IsKnown = Callable[[Optimizer], bool]

@@ -44,7 +44,9 @@ from nanscope.recording.calls import Leave
 from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.recorder import Recorder, recording
-from nanscope.recording.rewind.tape import Event, Listener, Trace, trace
+from nanscope.recording.rewind.frames import Trace, trace
+from nanscope.recording.rewind.listener import Listener
+from nanscope.recording.rewind.tape import Event
 
 MOST = 8  # recorders at a time
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Start
+from nanscope.recording.rewind.frames import Frame
 from nanscope.recording.rewind.names import INPUT, TARGET, Names
 from nanscope.recording.rewind.operands import describe, elements, number, reduced, result_of
 from nanscope.recording.rewind.operations import VIEWS, Operation, Seen
 from nanscope.recording.rewind.surroundings import Surroundings
-from nanscope.recording.rewind.tape import Frame
 
 DEEPEST = 4
 LARGEST = 10_000_000  # elements of an operand that is kept to be looked up element by element

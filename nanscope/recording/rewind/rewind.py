@@ -21,11 +21,13 @@ from torch.optim import Optimizer
 from nanscope.recording import backward, calls
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
+from nanscope.recording.rewind.frames import trace
 from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
 from nanscope.recording.rewind.keeper import room
+from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory
-from nanscope.recording.rewind.tape import Differentiable, Event, Listener, Program, trace
+from nanscope.recording.rewind.tape import Event, Program
 
 LONGEST = 1_000  # letters of an error's text that are kept
 

@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from nanscope.recording import backward
-from nanscope.recording.rewind import rerun, tape
-from nanscope.recording.rewind.tape import Frame
+from nanscope.recording.rewind import frames, rerun, tape
+from nanscope.recording.rewind.frames import Frame
 
 MOST_FRAMES = 6
 _RERUN = str(Path(rerun.__file__))
@@ -166,7 +166,7 @@ class Scene:
 
     def _returned(self, frame: FrameType, event: str, result: Any) -> None:
         """See `sys.setprofile`: what the user's own code gives to autograd may be no operation's result."""
-        if event != "return" or result is None or not tape.is_users(frame.f_code):
+        if event != "return" or result is None or not frames.is_users(frame.f_code):
             return
         if torch._C._current_autograd_node() is not None or _custom(frame):
             given = result if type(result) is tuple else (result,)
@@ -221,7 +221,7 @@ def _frames(frame: FrameType | None, *, within: bool) -> tuple[tuple[Frame, ...]
     found: list[FrameType] = []
     inner: int | None = None
     while frame is not None and frame.f_code.co_filename != _RERUN:
-        if tape.is_users(frame.f_code):
+        if frames.is_users(frame.f_code):
             found.append(frame)
         elif within and inner is None and frame.f_code is _ENGINE:
             inner = len(found)

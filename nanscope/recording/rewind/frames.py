@@ -1,0 +1,66 @@
+"""Frames: where in the user's program something was called from."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+
+DEEPEST = 4  # frames of the user's that are kept of a call
+MOST_CODES = 10_000  # that are known at once; a program may make functions without end
+_HOME = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parents[1])
+_STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
+
+Frame = tuple[str, int, str]
+"""File, line and function."""
+
+Trace = tuple[tuple[CodeType, int], ...]
+"""Code and instruction of frames, innermost first: their lines cost as much as all else of an event."""
+
+# by id, because to hash code is to hash all that it holds; the code is kept, so that no other gets its id
+_known: dict[int, tuple[CodeType, bool, bool]] = {}
+
+
+def _kind(code: CodeType) -> tuple[CodeType, bool, bool]:
+    """The code, whether it is the user's (neither torch's nor ours), and whether it is a recorder's."""
+    if len(_known) >= MOST_CODES:
+        _known.clear()
+    name = code.co_filename
+    kind = code, not name.startswith((_HOME, _OURS, "<frozen", _STANDARD)), name.startswith(_OURS)
+    return _known.setdefault(id(code), kind)
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    return (_known.get(id(code)) or _kind(code))[1]
+
+
+def is_ours(code: CodeType) -> bool:
+    """Whether code is a recorder's."""
+    return (_known.get(id(code)) or _kind(code))[2]
+
+
+def trace(frame: FrameType | None) -> Trace:
+    """The innermost frames that are neither torch's nor ours, innermost first."""
+    found: list[tuple[CodeType, int]] = []
+    while frame is not None and len(found) < DEEPEST:
+        code = frame.f_code
+        if (_known.get(id(code)) or _kind(code))[1]:
+            found.append((code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def lines(came: Trace) -> tuple[Frame, ...]:
+    """The same with file, line and function."""
+    return tuple((code.co_filename, _line(code, at), code.co_name) for code, at in came)
+
+
+def _line(code: CodeType, at: int) -> int:
+    """The line of an instruction."""
+    found = (line for begin, end, line in code.co_lines() if begin <= at < end)
+    return next(found, None) or code.co_firstlineno

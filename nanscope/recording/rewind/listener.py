@@ -1,0 +1,107 @@
+"""Listeners: they write down which torch functions are called.
+
+Modes are a stack, so the one that all listeners share is put only on an empty one, and taken off only where
+it is on top. What it does for each function it does thousands of times a second where steps are small.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor
+from torch._C import _len_torch_function_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+from nanscope.recording.rewind.frames import is_ours, trace
+from nanscope.recording.rewind.tape import MOST_EVENTS, Event, is_backward, tensors_of
+
+
+class Differentiable(list[Event]):
+    """Events whose result a gradient can be asked of: to make the data ready is none of them."""
+
+    def append(self, event: Event) -> None:
+        """Add one of those, forget any other."""
+        if any(tensor.grad_fn is not None for tensor, _ in tensors_of(event.result)):
+            super().append(event)
+
+
+class Listener:
+    """Writes the torch functions down that are called while it is on; several may be on at once.
+
+    Attributes:
+        events: where to; None to write nothing.
+    """
+
+    __slots__ = ("events",)
+
+    def __init__(self) -> None:
+        self.events: list[Event] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more was called than a step is made of."""
+        return self.events is not None and len(self.events) > MOST_EVENTS
+
+    def turn_on(self) -> bool:
+        """Listen, unless a mode of somebody else is on; whether it does now."""
+        return _EARS.turn_on(self)
+
+    def turn_off(self) -> None:
+        """Listen no more."""
+        self.events = None
+        _EARS.turn_off(self)
+
+
+class _Ears(TorchFunctionMode):
+    """The mode that all listeners share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listeners: list[Listener] = []
+        self._on = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        heard = [e for each in self._listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
+        if not heard:
+            return func(*args, **kwargs)
+        if is_backward(func):  # written down before: the step may be executed again before it returns
+            came = trace(sys._getframe(1))
+            for events in heard:
+                if events and events[-1].is_backward and not events[-1].trace:
+                    events.pop()  # the same one, of which only the roots were told
+                events.append(Event(func, args, kwargs, came))
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
+            caller = sys._getframe(1)
+            if not is_ours(caller.f_code):  # what the recorder of another model measures
+                came = trace(caller)
+                for events in heard:
+                    events.append(Event(func, args, kwargs, came, result))
+        return result
+
+    def turn_on(self, listener: Listener) -> bool:
+        """One more listens."""
+        if not self._on and _len_torch_function_stack() == 0:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._on = True
+        if self._on and listener not in self._listeners:
+            self._listeners.append(listener)
+        return self._on
+
+    def turn_off(self, listener: Listener) -> None:
+        """One less; where another mode lies on top it stays and writes nothing."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+        if self._listeners or not self._on:
+            return
+        if _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)
+            self._on = False
+
+
+_EARS = _Ears()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROWS = 64
+ROWS = 256
 ELEMENTS = 1 << 20  # at most, in an arena
 
 Shapes = tuple[torch.Size, ...]

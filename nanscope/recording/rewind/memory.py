@@ -62,6 +62,7 @@ class Memory:
         self._versions: list[int] | None = None
         self._state_versions: dict[int, list[int]] = {}
         self._pokes = 0
+        self._rng = torch.empty(0, dtype=torch.uint8)
         self._draws = False
         self._forget(1 << 62)
 
@@ -132,7 +133,11 @@ class Memory:
             if torch.is_autocast_enabled("cuda"):
                 autocast["cuda"] = torch.get_autocast_dtype("cuda")
         others = _others() if self._draws or number < TRIED else None
-        return Context(torch.default_generator.get_state(), cuda, autocast, others)
+        rng = torch.default_generator.get_state()
+        if torch.equal(rng, self._rng):
+            rng = self._rng  # most programs draw little: five kilobytes for each step would add up
+        self._rng = rng
+        return Context(rng, cuda, autocast, others)
 
     def end_call(self, context: Context) -> None:
         """A call of the root has returned."""

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
 from nanscope.evidence.facts import Facts, Made, Operation, between, of_many
-from nanscope.evidence.overflow import parts_can_overflow
+from nanscope.evidence.forward import DIVISIONS, by_operands
+from nanscope.evidence.matrices import SPECTRA
+from nanscope.evidence.overflow import can_overflow, parts_can_overflow
 from nanscope.numbers import number
 
 NORMS = ("norm", "linalg_vector_norm", "std", "cdist", "pdist", "euclidean", "pairwise")
@@ -49,11 +51,20 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
     masked = _is_masked(facts)
     if masked:
         yield _masked(facts, name, operand)
-    slope = next(_slopes(facts, forward, name, operand), None)
+    slope = next(_slopes(facts, forward, name, operand), None) or next(_quotient(facts, name), None)
     if slope is not None:
         yield slope
     elif not masked:
         yield from _product(facts, name)
+
+
+def _quotient(facts: Facts, name: str) -> Iterator[Claim]:
+    """The formula of the gradient itself divides by zero."""
+    inner = Facts({**facts.data, "op": facts.data.get("inner")})
+    for claim in by_operands(inner) if inner.op.startswith(DIVISIONS) else ():
+        if claim.cause == "division-by-zero":
+            alike = "two eigenvalues or singular values are alike; " if name.startswith(SPECTRA) else ""
+            yield Claim(claim.cause, f"the gradient of `{name}` divides by zero: {alike}{claim.why}")
 
 
 def _slopes(facts: Facts, forward: Operation, name: str, operand: Made) -> Iterator[Claim]:
@@ -136,7 +147,7 @@ def _product(facts: Facts, name: str) -> Iterator[Claim]:
         return
     sizes = [f"{number(o.number('abs_max'))}" for o in facts.operands if o.number("abs_max") > 0]
     narrow = facts.result.text("dtype") == "float16"
-    if not sizes or (facts.is_nan and not (narrow and parts_can_overflow(facts))):
+    if not sizes or not can_overflow(facts) or (facts.is_nan and not (narrow and parts_can_overflow(facts))):
         return
     text = f"the gradient of `{name}` is the product of finite numbers up to {' and '.join(sizes[:2])}"
     if narrow:

@@ -55,16 +55,6 @@ def _safe_log(facts: Facts) -> str:
     return f"torch.{'log1p' if facts.op == 'log1p' else 'log'}(x.clamp_min({edge}))"
 
 
-def determinant(facts: Facts) -> Iterator[Claim]:
-    """The logarithm of a determinant that is negative, or zero."""
-    kind, sign = ("domain-error", "negative") if facts.is_nan else ("log-of-zero", "zero: it is singular")
-    yield Claim(
-        kind,
-        f"`logdet` received a matrix whose determinant is {sign}{facts.where}",
-        rewrite="torch.linalg.slogdet(x)  # sign, and logarithm of the size",
-    )
-
-
 def root(facts: Facts) -> Iterator[Claim]:
     """Of a negative number, or one over that of zero."""
     operand = facts.operand("self") or Made({})

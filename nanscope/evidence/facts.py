@@ -143,6 +143,12 @@ class Facts(Operation):
         return Made(row if isinstance(row, Mapping) else {})
 
     @property
+    def matrix(self) -> Made:
+        """The square matrix that the first broken element was made of."""
+        value = self.data.get("matrix")
+        return Made(value if isinstance(value, Mapping) else {})
+
+    @property
     def where(self) -> str:
         """Index of the first broken element, in words for the end of a sentence."""
         return f", element {list(self.element[0])}" if self.element and self.element[0] else ""

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.domains import bounded, determinant, exponential, logarithm, power, root, undefined
+from nanscope.evidence.domains import bounded, exponential, logarithm, power, root, undefined
 from nanscope.evidence.facts import Facts, Operation, of_many
+from nanscope.evidence.matrices import CHOLESKY, DETERMINANTS, INVERSES, cholesky, determinant, inverse
 from nanscope.evidence.overflow import overflow
 from nanscope.evidence.reductions import (
     ctc,
@@ -117,7 +118,9 @@ def _sum(facts: Facts) -> Iterator[Claim]:
 RULES: Mapping[str | tuple[str, ...], Rule] = {
     ("log_softmax", "logsumexp"): softmax,
     NO_LOGS: overflow,
-    "logdet": determinant,
+    DETERMINANTS: determinant,
+    INVERSES: inverse,
+    CHOLESKY: cholesky,
     LOGS: logarithm,
     ROOTS: root,
     EXPS: exponential,

@@ -90,6 +90,8 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         ["inf-minus-inf"],
     ),
     "a sum": (origin("sum", operand(high=MAX), value=INF, held=[None]), ["dtype-overflow"]),
+    "a sum of ordinary numbers": (origin("sum", operand(), value=INF, held=[None]), []),
+    "an infinity of ordinary numbers that nobody knows": (origin("polar_express", operand(), value=INF), []),
     "a sum with an infinity": (origin("sum", operand(posinf=1), value=INF, held=[None]), []),
     "a cast": (
         origin("to", operand(high=1e6), value=INF, held=[1e6], result={"dtype": "float16"}),

@@ -74,6 +74,21 @@ CASES: dict[str, tuple[Data, list[str]]] = {
     "acosh below one": (origin("acosh", operand(low=0.5), held=[0.5]), ["domain-error"]),
     "lgamma of zero": (origin("lgamma", operand(low=0.0, zeros=1), value=INF, held=[0.0]), ["domain-error"]),
     "a name that only begins alike": (origin("logaddexp", operand(low=-1.0), operand("other")), []),
+    "a singular matrix": (
+        origin("linalg_inv_ex", operand("A"), matrix={"size": 3, "rank": 1, "smallest": 0.0, "largest": 3.0}),
+        ["division-by-zero"],
+    ),
+    "a matrix of full rank": (origin("linalg_inv_ex", operand("A"), matrix={"size": 3, "rank": 3}), []),
+    "a matrix of which nothing is known": (origin("linalg_inv_ex", operand("A")), []),
+    "the determinant of a singular matrix": (
+        origin("linalg_slogdet", operand("A"), value=-INF, matrix={"size": 3, "rank": 2}),
+        ["log-of-zero"],
+    ),
+    "not positive definite": (
+        origin("linalg_cholesky_ex", operand("A"), matrix={"size": 3, "rank": 3, "lowest": -0.1}),
+        ["domain-error"],
+    ),
+    "positive definite": (origin("cholesky", operand("A"), matrix={"size": 3, "lowest": 0.1}), []),
     "a negative determinant": (origin("logdet", operand()), ["domain-error"]),
     "a determinant of zero": (origin("logdet", operand(), value=-INF), ["log-of-zero"]),
 }

@@ -13,10 +13,11 @@ WITH_ZERO = operand(low=0.0, zeros=4)
 PICKED = operand("grad", 0.0, 1.0, zeros=9, made_by=maker("where"))
 UNPICKED = operand("grad", 0.0, 1.0, zeros=9, made_by=maker("mul"))
 LARGE = operand("grad", high=1e30)
+QUOTIENT = [operand(), operand("other", low=0.0, zeros=6)]
 
 CASES: dict[str, tuple[Data, list[str]]] = {
     "root": (backward("sqrt", WITH_ZERO, value=INF), ["sqrt-at-zero"]),
-    "root of something small": (backward("sqrt", SMALL, value=INF), ["gradient-explosion"]),
+    "root of something small": (backward("sqrt", SMALL, grad=LARGE, value=INF), ["gradient-explosion"]),
     "hypotenuse": (backward("hypot", WITH_ZERO, WITH_ZERO), ["sqrt-at-zero"]),
     "norm of zeros": (backward("linalg_vector_norm", operand(low=0.0, high=0.0)), ["sqrt-at-zero"]),
     "norm of some zeros": (backward("linalg_vector_norm", WITH_ZERO), []),
@@ -34,7 +35,10 @@ CASES: dict[str, tuple[Data, list[str]]] = {
     "arccosine": (backward("acos", UNIT, value=-INF), ["domain-boundary-gradient"]),
     "arccosine within": (backward("acos", INNER, grad=LARGE, value=-INF), ["gradient-explosion"]),
     "acosh": (backward("acosh", operand(low=1.0), value=INF), ["domain-boundary-gradient"]),
-    "acosh above": (backward("acosh", operand(low=1.1), value=INF), ["gradient-explosion"]),
+    "acosh above": (
+        backward("acosh", operand(low=1.1), grad=LARGE, value=INF),
+        ["gradient-explosion"],
+    ),
     "logit": (backward("logit", operand(low=0.1, high=1.0), value=INF), ["domain-boundary-gradient"]),
     "atan2": (backward("atan2", WITH_ZERO, WITH_ZERO), []),
     "logarithm": (backward("log", WITH_ZERO, value=INF), ["log-of-zero"]),
@@ -66,6 +70,16 @@ CASES: dict[str, tuple[Data, list[str]]] = {
     "zero by itself": (backward("sqrt", WITH_ZERO, grad=UNPICKED, held=[0.0]), ["sqrt-at-zero"]),
     "picked": (backward("exp", operand(), grad=PICKED, held=[1.0]), []),
     "a product": (backward("mm", operand(high=1e20), grad=LARGE, value=INF), ["gradient-explosion"]),
+    "a product of ordinary numbers": (backward("mm", operand(), value=INF), []),
+    "equal eigenvalues": (
+        backward("linalg_eigh", operand(), held=[0.1, 0.0], inner="div") | {"operands": QUOTIENT},
+        ["division-by-zero"],
+    ),
+    "different eigenvalues": (
+        backward("linalg_eigh", operand(), held=[0.1, 0.2], inner="div")
+        | {"operands": [operand(), operand("other")]},
+        [],
+    ),
     "a NaN without an infinity": (backward("mm", operand(), grad=LARGE), []),
     "a NaN that came down": (backward("mm", operand(), grad=operand("grad", nan=1), value=INF), []),
     "float16": (

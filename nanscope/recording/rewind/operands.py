@@ -116,6 +116,29 @@ def reduced(
     }
 
 
+def matrix(operand: Tensor, index: Sequence[int]) -> dict[str, Any] | None:
+    """The square matrix of an operand that a broken element was made of; None if it is none.
+
+    Its singular values are computed in float64, its rank with the precision of the operand: by the largest of
+    them times the size times the distance from 1 to the next number (as in MATLAB and numpy).
+    """
+    if operand.dim() < 2 or operand.shape[-1] != operand.shape[-2] or not operand.is_floating_point():
+        return None
+    values = operand.detach()[tuple(index[: operand.dim() - 2])].double().cpu()
+    if not values.numel() or not bool(torch.isfinite(values).all()):
+        return None
+    found = torch.linalg.svdvals(values)
+    least = float(found[0]) * len(values) * torch.finfo(operand.dtype).eps
+    lowest = torch.linalg.eigvalsh((values + values.mT) / 2)[0]
+    return {
+        "size": len(values),
+        "rank": int((found > least).sum()),
+        "largest": number(float(found[0])),
+        "smallest": number(float(found[-1])),
+        "lowest": number(float(lowest)),  # eigenvalue of its symmetric part
+    }
+
+
 def _real(tensor: Tensor) -> Tensor:
     values = tensor.detach()
     if values.layout is torch.sparse_coo:

@@ -11,7 +11,7 @@ from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Start
 from nanscope.recording.rewind.frames import Frame
 from nanscope.recording.rewind.names import INPUT, TARGET, Names
-from nanscope.recording.rewind.operands import describe, elements, number, reduced, result_of
+from nanscope.recording.rewind.operands import describe, elements, matrix, number, reduced, result_of
 from nanscope.recording.rewind.operations import VIEWS, Operation, Seen
 from nanscope.recording.rewind.surroundings import Surroundings
 
@@ -20,6 +20,9 @@ LARGEST = 10_000_000  # elements of an operand that is kept to be looked up elem
 MOST_ROWS = 64
 CARRIERS = ("where", "scalar_tensor", "fill", "masked_fill", "copy", "index_put", "full_like", "new_full")
 """Operations that only put numbers in place; within a larger function it is that function which gave them."""
+
+OF_MATRICES = ("linalg_", "inverse", "cholesky", "logdet", "slogdet", "det", "lu_", "triangular_solve")
+"""Operations that work on whole matrices."""
 
 Data = dict[str, Any]
 
@@ -75,9 +78,13 @@ class Portrait:
             "samples": self._samples(result),
         }
         first = next((t for t in self._operands if t is not None), None)
-        if first is not None and found:
-            part = reduced(first, result, seen.scalars, found[0]["index"])
-            self._result |= {} if part is None else {"reduced": part}
+        if first is None or not found:
+            return
+        part = reduced(first, result, seen.scalars, found[0]["index"])
+        self._result |= {} if part is None else {"reduced": part}
+        if seen.operation.name.startswith(OF_MATRICES):
+            part = matrix(first, found[0]["index"])
+            self._result |= {} if part is None else {"matrix": part}
 
     def data(self) -> Data:
         """Fields of the event `origin`."""
@@ -105,7 +112,7 @@ class Portrait:
             }
         )
         if forward is not None:
-            data["forward"] = home
+            data["forward"], data["inner"] = home, told["op"]
             data["op"] = _forward_name(birth, home["op"])
         if around.custom or around.hook:
             data |= {"op": around.custom or around.hook, "inner": told["op"]}

@@ -270,8 +270,9 @@ _ENTRIES = (
     ),
     Entry(
         "bad-learning-rate",
-        "The learning rate itself is NaN, infinite or absurdly large, mostly by a faulty schedule.",
-        ("a learning rate that is not finite, or above 1000",),
+        "The learning rate itself is NaN, infinite, below zero or absurdly large, mostly by a faulty "
+        "schedule.",
+        ("a learning rate that is not finite, below zero, or above 1000",),
         ("an ordinary learning rate",),
         ("check-schedule", "lower-learning-rate"),
     ),

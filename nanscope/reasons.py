@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from nanscope.causes import CATALOGUE
 from nanscope.evidence.claims import Claim
 from nanscope.evidence.facts import Facts, as_list, as_number
-from nanscope.evidence.origin import claims, ended_by, origin_of
+from nanscope.evidence.origin import claims, ended_by, is_absurd, origin_of
 from nanscope.numbers import number
 from nanscope.run import Run, is_missing
 from nanscope.values import Cause, Finding, Kind, Phase
 
-ABSURD_LR = 1e3
 CLOSE = 1e6
 """A largest value within this factor of float32's limit (8 in float16) speaks for an overflow by growth."""
 
@@ -135,8 +136,12 @@ def _of_birth(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_Nam
 
 def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_Named]:
     lr = _learning_rate(run, birth.step)
-    if lr is not None and not (math.isfinite(lr) and abs(lr) <= ABSURD_LR):
-        yield "bad-learning-rate", f"the learning rate was {lr:g} in step {birth.step}", (birth.message,)
+    if lr is not None and is_absurd(lr):
+        yield (
+            "bad-learning-rate",
+            f"the learning rate was {lr:g} in step {birth.step}{_since(run, birth.step)}",
+            (birth.message,),
+        )
     if growth is not None:
         yield _growing(run, growth, birth, lr)
     if birth.phase is Phase.BACKWARD and birth.evidence["inf"]:
@@ -179,6 +184,16 @@ def _sharpness(run: Run) -> Iterator[str]:
             yield f"{text} anything above {number(limit)} overshoots: this is the proof"
         else:
             yield f"{text} the limit is {number(limit)}: at that step this was not too large yet"
+
+
+def _since(run: Run, step: int) -> str:
+    """Since when a rate has been below zero; empty if it is not."""
+    rates = run.scalar("lr", 0, int(run.steps.searchsorted(step)) + 1)
+    if not rates[-1] < 0:
+        return ""
+    before = np.flatnonzero(~(rates < 0))
+    first = int(run.steps[before[-1] + 1 if before.size else 0])
+    return f", below zero since step {first}: such updates climb"
 
 
 def _learning_rate(run: Run, step: int) -> float | None:

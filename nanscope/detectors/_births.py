@@ -154,7 +154,14 @@ def _poisoned_parameter(run: Run, row: int) -> Birth | None:
     order = {site.name: site for site in reversed(sites_of(run, *LEARNT))}
     name = min(poisoned, key=lambda key: order[key].order if key in order else len(order))
     phase, at = (Phase.INIT, row) if row == 0 else (Phase.UPDATE, row - 1)
+    if row and name in order and _was_finite(run, order[name], at):
+        at = row  # an optimizer that calls the model within its step, such as LBFGS
     return Birth(at, step_of(run, at), phase, name, order.get(name), *poisoned[name], poisoned)
+
+
+def _was_finite(run: Run, site: Site, row: int) -> bool:
+    norm = value_at(run, site, "l2", row)
+    return norm is not None and bool(np.isfinite(norm))
 
 
 def _forward(run: Run, row: int) -> Birth | None:

@@ -17,6 +17,8 @@ VISIBLE = 1e-3
 """Sum of lr * gradient norm, relative to the weight norm, from which a float32 norm is sure to move."""
 
 
+NEVER = "no gradient ever reaches it: frozen on purpose, or cut off (detach, no_grad, an unused branch)"
+RATE = "the learning rate is zero"
 ROUNDING = 1.2e-7  # a relative change below this can be lost in float32
 UNDERFLOW = 1e-30  # so small a norm moves by less than float32 can hold
 
@@ -24,7 +26,9 @@ UNDERFLOW = 1e-30  # so small a norm moves by less than float32 can hold
 def frozen_weights(run: Run) -> Iterable[Finding]:
     """NS305: norms of parameters are bitwise constant; one finding per reason, naming all of them."""
     stop = finite_rows(run)
-    still = [still for site in sites_of(run, Kind.WEIGHT) if (still := _still(run, site, stop)) is not None]
+    since = _rate_is_zero_since(run, stop)
+    weights = sites_of(run, Kind.WEIGHT)
+    still = [still for site in weights if (still := _still(run, site, stop, since)) is not None]
     for why in dict.fromkeys(each.why for each in still):
         yield _finding(run, why, [each for each in still if each.why == why])
 
@@ -47,7 +51,7 @@ def _finding(run: Run, why: str, still: list[_Still]) -> Finding:
     return Finding(
         "NS305",
         "frozen-weights",
-        Severity.WARNING,
+        Severity.NOTE if why == NEVER else Severity.WARNING,
         start,
         f"{who} {verb} not change from step {start} to {end}: {why}",
         first.site,
@@ -56,11 +60,27 @@ def _finding(run: Run, why: str, still: list[_Still]) -> Finding:
     )
 
 
-def _still(run: Run, site: Site, stop: int) -> _Still | None:
-    """The constant end of a parameter's norms, if it is long and there is a reason to mind it."""
+def _rate_is_zero_since(run: Run, stop: int) -> int | None:
+    """First row of the end of a run at a learning rate of zero, if that is long."""
+    if not run.has(None, "lr") or not stop:
+        return None
+    rates = run.scalar("lr", 0, stop)
+    moved = np.flatnonzero(rates != 0)
+    first = int(moved[-1]) + 1 if moved.size else 0
+    return first if stop - first >= ROWS else None
+
+
+def _still(run: Run, site: Site, stop: int, since: int | None) -> _Still | None:
+    """The constant end of a parameter's norms, if it is long and there is a reason to mind it.
+
+    Args:
+        since: the row from which on the rate is zero.
+    """
     rows, norms = measured(run, site, "l2", 0, stop)
     moved = np.flatnonzero(norms != norms[-1]) if norms.size else np.zeros(0, np.int64)
     first = int(moved[-1]) + 1 if moved.size else 0
+    if since is not None and norms.size - first > 1 and rows[first] <= since + ROWS:
+        return _Still(site, since, stop - 1, float(norms[-1]), RATE)
     if norms.size - first < MEASUREMENTS or rows[-1] - rows[first] < ROWS:
         return None
     start, end, norm = int(rows[first]), int(rows[-1]), float(norms[-1])
@@ -73,12 +93,12 @@ def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
     grad = next((s for s in sites_of(run, Kind.GRAD) if s.name == site.name), None)
     grads = measured(run, grad, "l2", start, end)[1] if grad else np.zeros(0, np.float32)
     if not grads.size:
-        return None
+        return NEVER if grad is not None and _others_learn(run) else None
     if not grads.any():
         return "the gradient is exactly zero"
     lr = measured(run, None, "lr", start, end)[1] if run.has(None, "lr") else np.zeros(0, np.float32)
     if lr.size and not lr.any():
-        return "the learning rate is zero"
+        return RATE
     expected = (
         float(np.mean(lr, dtype=np.float64)) * float(np.sum(grads, dtype=np.float64)) if lr.size else 0.0
     )
@@ -89,3 +109,8 @@ def _why(run: Run, site: Site, start: int, end: int, norm: float) -> str | None:
     if expected <= VISIBLE * norm or (unseen and site.dtype in ("float32", "float64")):
         return None  # a converged model stands still, too
     return "there is a gradient; the optimizer does not use it, or the update is lost in rounding"
+
+
+def _others_learn(run: Run) -> bool:
+    """Whether gradients are recorded at all."""
+    return any(measured(run, site, "l2", 0, min(len(run), ROWS))[1].size for site in sites_of(run, Kind.GRAD))

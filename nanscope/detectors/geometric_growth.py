@@ -26,6 +26,7 @@ RISE = 1e3
 FIT = 0.7
 NOISE = 8.0
 LEFT_BAND, TINY = 3.0, 1e-30
+JUMP = 0.9  # share of the rise
 WATCHED = (Kind.WEIGHT, Kind.OUTPUT, Kind.GRAD_OUTPUT, Kind.GRAD)
 
 Doubles = NDArray[np.float64]
@@ -118,10 +119,15 @@ def _growth(run: Run, site: Site, stop: int, open_end: bool) -> Growth | None:
     before = float(np.median(logs[:at])) if at else float(logs[0])
     least = max(math.log(RISE), NOISE * _spread(logs[:at]))
     risen = float(np.median(logs[-3:])) if open_end else float(logs[-1])
-    if slope <= 0 or fit < FIT or risen - before < least:
+    if slope <= 0 or fit < FIT or risen - before < least or _is_jump(logs[at:], risen - before):
         return None
     start, end = step_of(run, int(rows[at])), step_of(run, int(rows[-1]))
     return Growth(site, start, end, math.exp(before), math.exp(logs[-1]), math.exp(slope), fit)
+
+
+def _is_jump(logs: Doubles, rise: float) -> bool:
+    """Whether it rose at one step: that is a blow from outside, no growth."""
+    return float(np.max(np.diff(logs))) > JUMP * rise
 
 
 def _higher_than_before(run: Run, site: Site, stop: int) -> bool:

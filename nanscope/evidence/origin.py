@@ -78,6 +78,11 @@ def _claims(facts: Facts) -> Iterator[Claim]:
         yield from by_operands(facts)
 
 
+def is_absurd(lr: float) -> bool:
+    """Whether a learning rate is none that anybody would choose: not finite, below zero, or huge."""
+    return not 0 <= lr <= ABSURD_LR
+
+
 def _in_optimizer(facts: Facts) -> bool:
     return (
         bool(facts.data.get("in_update_of"))
@@ -89,7 +94,7 @@ def _in_optimizer(facts: Facts) -> bool:
 def _update(facts: Facts) -> Iterator[Claim]:
     lr = as_number(facts.data.get("lr"))
     raw = facts.data.get("lr")
-    if raw is not None and not (math.isfinite(lr) and abs(lr) <= ABSURD_LR):
+    if raw is not None and is_absurd(lr):
         yield Claim("bad-learning-rate", f"the learning rate was {number(lr)}")
     state = next(
         (

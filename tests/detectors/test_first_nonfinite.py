@@ -20,9 +20,9 @@ BIRTH = 2
 def story(**bad: Any) -> Finding | None:
     """Four steps of a two-layer model; names a series and the values it has from step 2 on."""
 
-    def series(name: str, healthy: float = 1.0) -> list[float]:
+    def series(name: str, healthy: float = 1.0) -> list[float | None]:
         value = bad.get(name, healthy)
-        return [healthy, healthy, value, value]
+        return [healthy, bad.get(f"{name}_before", healthy), value, value]
 
     events = [{"kind": "state", "step": BIRTH, "parameters": {}, "buffers": {}} | bad.get("state", {})]
     run = make_run(
@@ -71,10 +71,17 @@ def test_nan_and_infinity_are_told_apart() -> None:
 
 def test_poison_in_the_state_is_the_update_before() -> None:
     """Parameters that were bad before step 2 were written by the update of step 1."""
-    found = story(**ALL, a=NAN, state={"parameters": {"a.weight": [5, 1]}})
+    found = story(**ALL, a=NAN, wa_before=None, state={"parameters": {"a.weight": [5, 1]}})
     assert found is not None
     assert (found.step, found.phase, found.evidence["name"]) == (1, Phase.UPDATE, "a.weight")
     assert (found.evidence["nan"], found.evidence["inf"]) == (5, 1)
+
+
+def test_poison_after_a_finite_update_is_of_the_step_itself() -> None:
+    """An optimizer that calls the model within its step: what step 1 left was finite."""
+    found = story(**ALL, a=NAN, state={"parameters": {"a.weight": [5, 1]}})
+    assert found is not None
+    assert (found.step, found.phase, found.evidence["name"]) == (BIRTH, Phase.UPDATE, "a.weight")
 
 
 @pytest.mark.parametrize(

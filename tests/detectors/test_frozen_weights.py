@@ -7,12 +7,13 @@ import pytest
 
 from nanscope.detectors.frozen_weights import VISIBLE, frozen_weights
 from nanscope.run import Run
+from nanscope.values import Severity
 from tests.builders import collapsed_run, every, healthy_run, make_run
 
 ROWS = 1000
 
 
-def with_weight(norms: np.ndarray, grad: float | None = 0.5, lr: float = 0.1) -> Run:
+def with_weight(norms: np.ndarray, grad: float | None = 0.5, lr: float | np.ndarray = 0.1) -> Run:
     """One parameter, measured every 100 steps."""
     grads = None if grad is None else {"fc.weight": np.full(ROWS, grad)}
     return make_run(
@@ -34,6 +35,29 @@ def test_a_constant_weight_and_its_reason(grad: float, lr: float, why: str) -> N
 def test_frozen_on_purpose() -> None:
     """Near miss: no gradient was ever recorded for it."""
     assert not list(frozen_weights(with_weight(np.full(ROWS, 3.0), None)))
+
+
+def test_without_a_gradient() -> None:
+    """A note, for it may be meant: others get gradients, this one none."""
+    grads = {"fc.weight": [None] * ROWS, "head.weight": np.full(ROWS, 0.5)}
+    weights = {"fc.weight": every(100, np.full(ROWS, 3.0))}
+    (found,) = frozen_weights(make_run(weights=weights, grads=grads, lr=0.1))
+    assert (found.severity, found.evidence["sites"]) == (Severity.NOTE, ("fc.weight",))
+    assert "detach" in found.message
+
+
+def test_a_rate_that_becomes_zero() -> None:
+    """From its first zero on, also where weights are measured too rarely to tell."""
+    moves = np.minimum(3 + np.arange(ROWS) / 100, 3 + 7.5)
+    rates = np.where(np.arange(ROWS) < 750, 0.1, 0.0)
+    (found,) = frozen_weights(with_weight(moves, lr=rates))
+    assert (found.step, found.evidence["why"]) == (750, "the learning rate is zero")
+
+
+def test_a_rate_that_ends_at_zero() -> None:
+    """Near miss: a schedule that reaches zero in its last steps."""
+    rates = np.where(np.arange(ROWS) < 900, 0.1, 0.0)
+    assert not list(frozen_weights(with_weight(np.minimum(3 + np.arange(ROWS) / 100, 12.0), lr=rates)))
 
 
 def test_too_slow_to_be_seen_is_not_frozen() -> None:

@@ -111,6 +111,14 @@ def test_a_jump_is_no_growth() -> None:
     assert not list(geometric_growth(make_run(outputs={"a": norms})))
 
 
+@pytest.mark.parametrize(("last", "found"), [(400.0, 0), (40.0, 1)])
+def test_one_blow_before_the_trouble_is_no_growth(last: float, found: int) -> None:
+    """Near miss: somebody wrote a large number into a weight; a rise over several steps is growth."""
+    norms = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0 if last > 100 else 4.0, 1.0 if last > 100 else 30.0, 2000.0, NAN]
+    run = make_run(weights={"a.weight": norms}, loss=[1.0] * 8 + [NAN])
+    assert len(list(geometric_growth(run))) == found
+
+
 def test_growth_that_is_over_is_no_growth_to_the_end() -> None:
     """Near miss: up a thousandfold and back."""
     norms = np.concatenate([growing(200, 150, 1.2), np.full(200, 2.0)])

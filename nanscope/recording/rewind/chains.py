@@ -36,7 +36,7 @@ class Chains:
 
     def start_of(self, ends: Iterable[int]) -> Start | None:
         """The first birth from which a chain leads to one of the operations `ends`."""
-        starts = [start for end in ends for start in (self.starts(end) or {Start(self._carrier(end))})]
+        starts = [start for end in ends for start in (self.starts(end) or {self._meant(end)})]
         return min(starts, key=lambda start: start.index, default=None)
 
     def birth_of(self, ends: Iterable[int]) -> Start | None:
@@ -103,6 +103,21 @@ class Chains:
             )
             return anew or operation.counts["nan"] > 0
         return not operation.constant or bool(around and around.hook)
+
+    def _meant(self, end: int) -> Start:
+        """Where all is meant: an infinity that the loss took from outside, or what let it through to the end.
+
+        What goes into the loss and does harm was not meant after all.
+        """
+        waiting, seen, entries = [end], {end}, []
+        while waiting:
+            operation = self._made[waiting.pop()]
+            if operation.phase == "loss" and operation.outside and not operation.constant:
+                entries.append(Start(operation.index, min(operation.outside)))
+            new = [source for source in self._inner(operation.index) if source not in seen]
+            seen.update(new)
+            waiting += new
+        return min(entries, key=lambda start: start.index, default=Start(self._carrier(end)))
 
     def _carrier(self, end: int) -> int:
         """The operation that let a meant infinity through to the end."""

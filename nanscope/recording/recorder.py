@@ -477,10 +477,10 @@ class Recorder:
         if not self._step.readings and (self._probes.transformed or not self._probes.empty):
             self._scale = None
             self._measure(())  # the gradients came by another way than backward()
+        self._rewinder.begin_update(optimizer)  # first: it hears what follows no more
         if not self._looking and self._wants_look():
             self._looking = True
             self._gauge.remember()
-        self._rewinder.begin_update(optimizer)
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return self._updates.concerns(optimizer)

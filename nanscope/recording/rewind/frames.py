@@ -6,13 +6,16 @@ import functools
 import os
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 import torch
+from torch.optim import optimizer
 
 DEEPEST = 4  # frames of the user's that are kept of a call
 MOST_CODES = 10_000  # that are known at once; a program may make functions without end
 _HOME = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parents[1])
+_OPTIMIZER = optimizer.__file__
 _STANDARD = str(Path(functools.__file__).parent) + os.sep + "contextlib"
 
 Frame = tuple[str, int, str]
@@ -21,27 +24,40 @@ Frame = tuple[str, int, str]
 Trace = tuple[tuple[CodeType, int], ...]
 """Code and instruction of frames, innermost first: their lines cost as much as all else of an event."""
 
-# by id, because to hash code is to hash all that it holds; the code is kept, so that no other gets its id
-_known: dict[int, tuple[CodeType, bool, bool]] = {}
+
+class _Kind(NamedTuple):
+    """Whose code it is; it is kept, so that no other gets its id."""
+
+    code: CodeType
+    is_users: bool
+    is_ours: bool
+    is_optimizers: bool
 
 
-def _kind(code: CodeType) -> tuple[CodeType, bool, bool]:
-    """The code, whether it is the user's (neither torch's nor ours), and whether it is a recorder's."""
+_known: dict[int, _Kind] = {}  # by id, because to hash code is to hash all that it holds
+
+
+def _kind(code: CodeType) -> _Kind:
     if len(_known) >= MOST_CODES:
         _known.clear()
     name = code.co_filename
-    kind = code, not name.startswith((_HOME, _OURS, "<frozen", _STANDARD)), name.startswith(_OURS)
-    return _known.setdefault(id(code), kind)
+    users = not name.startswith((_HOME, _OURS, "<frozen", _STANDARD))
+    return _known.setdefault(id(code), _Kind(code, users, name.startswith(_OURS), name == _OPTIMIZER))
 
 
 def is_users(code: CodeType) -> bool:
     """Whether code is neither torch's nor ours."""
-    return (_known.get(id(code)) or _kind(code))[1]
+    return (_known.get(id(code)) or _kind(code)).is_users
 
 
 def is_ours(code: CodeType) -> bool:
     """Whether code is a recorder's."""
-    return (_known.get(id(code)) or _kind(code))[2]
+    return (_known.get(id(code)) or _kind(code)).is_ours
+
+
+def is_optimizers(code: CodeType) -> bool:
+    """Whether code is that of torch's base of all optimizers, such as `zero_grad`."""
+    return (_known.get(id(code)) or _kind(code)).is_optimizers
 
 
 def trace(frame: FrameType | None) -> Trace:
@@ -49,7 +65,7 @@ def trace(frame: FrameType | None) -> Trace:
     found: list[tuple[CodeType, int]] = []
     while frame is not None and len(found) < DEEPEST:
         code = frame.f_code
-        if (_known.get(id(code)) or _kind(code))[1]:
+        if (_known.get(id(code)) or _kind(code)).is_users:
             found.append((code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)

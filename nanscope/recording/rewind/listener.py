@@ -9,12 +9,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from nanscope.recording.rewind.frames import is_ours, trace
+from nanscope.recording.rewind.frames import is_optimizers, is_ours, trace
 from nanscope.recording.rewind.tape import MOST_EVENTS, Event, is_backward, tensors_of
+
+# what torch's profiler does around every update and every `zero_grad`
+_CHORES = frozenset(
+    (torch.ops.profiler._record_function_enter_new, torch.ops.profiler._record_function_exit._RecordFunction)
+)
 
 
 class Differentiable(list[Event]):
@@ -76,12 +82,17 @@ class _Ears(TorchFunctionMode):
                 events.append(Event(func, args, kwargs, came))
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
+        if func in _CHORES:
+            return result
         if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
             caller = sys._getframe(1)
             if not is_ours(caller.f_code):  # what the recorder of another model measures
+                forgets = is_optimizers(caller.f_code)
                 came = trace(caller)
                 for events in heard:
-                    events.append(Event(func, args, kwargs, came, result))
+                    # before the first backward pass it is the gradients of the last step that are forgotten
+                    if not forgets or any(event.is_backward for event in events):
+                        events.append(Event(func, args, kwargs, came, result))
         return result
 
     def turn_on(self, listener: Listener) -> bool:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from nanscope.recording.rewind.inquiry import Snapshot
 from nanscope.recording.rewind.keeper import Slot, State, meant_infinities, slots_of
 from nanscope.recording.rewind.tape import Context, Event, Program, StatePlace
+from nanscope.recording.rewind.usual import Brief
 
 STATE_BYTES = 256 << 20  # of the snapshots
 BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
@@ -31,7 +32,6 @@ class Memory:
     """Of one training.
 
     Attributes:
-        programs: the steps since the older snapshot.
         snapshots: states before steps, oldest first.
         meant: ids of the buffers that are infinite by design.
         is_poked: whether somebody writes into parameters between the steps.
@@ -39,7 +39,7 @@ class Memory:
 
     def __init__(self, model: nn.Module, optimizers: list[Optimizer]) -> None:
         self._model, self._optimizers = model, optimizers
-        self.programs: deque[Program] = deque()
+        self._steps: deque[Program | Brief] = deque()
         self.snapshots: list[Snapshot] = []
         self.is_poked = False
         self._bytes = 0
@@ -62,7 +62,6 @@ class Memory:
         self._versions: list[int] | None = None
         self._state_versions: dict[int, list[int]] = {}
         self._pokes = 0
-        self._rng = torch.empty(0, dtype=torch.uint8)
         self._draws = False
         self._forget(1 << 62)
 
@@ -91,18 +90,35 @@ class Memory:
             took = time.perf_counter() - now
             self._next = now + took * (1 + SHARE)
 
-    def end(self, program: Program) -> None:
+    def is_usual(self, number: int) -> bool:
+        """Whether a step that begins now finds all as the last one left it, and nothing is to be done."""
+        if not self._ready or self._draws or number < TRIED or self._is_full():
+            return False
+        if not self._too_large and time.perf_counter() >= self._next:
+            return False
+        if self._slots:
+            self._note_buffers(number)
+        return (
+            [parameter._version for parameter in self._parameters] == self._versions
+            and [parameter.requires_grad for parameter in self._parameters] == self._graded
+            and [module.training for module in self._modules] == self._flags
+        )
+
+    def end(self, step: Program | Brief) -> None:
         """It is over."""
-        self.programs.append(program)
-        self._bytes += program.bytes
+        self._steps.append(step)
+        self._bytes += step.bytes
         self._versions = [parameter._version for parameter in self._parameters]
+
+    def is_own(self, optimizer: Optimizer) -> bool:
+        """Whether nobody but itself has written into an optimizer's state since its last update."""
+        known = self._state_versions.get(id(optimizer))
+        return known is None or known == [tensor._version for _, tensor in _states(optimizer)]
 
     def begin_update(self, program: Program, optimizer: Optimizer) -> None:
         """What somebody wrote into an optimizer's state since its last update."""
-        held = _states(optimizer)
-        known = self._state_versions.get(id(optimizer))
-        if known is not None and known != [tensor._version for _, tensor in held]:
-            poked = [(at, t.detach().clone()) for at, t in held]
+        if not self.is_own(optimizer):
+            poked = [(at, t.detach().clone()) for at, t in _states(optimizer)]
             program.events.append(Event(None, (), {}, poked=poked))
 
     def end_update(self, optimizer: Optimizer) -> None:
@@ -133,16 +149,17 @@ class Memory:
             if torch.is_autocast_enabled("cuda"):
                 autocast["cuda"] = torch.get_autocast_dtype("cuda")
         others = _others() if self._draws or number < TRIED else None
-        rng = torch.default_generator.get_state()
-        if torch.equal(rng, self._rng):
-            rng = self._rng  # most programs draw little: five kilobytes for each step would add up
-        self._rng = rng
-        return Context(rng, cuda, autocast, others)
+        return Context(torch.default_generator.get_state(), cuda, autocast, others)
 
     def end_call(self, context: Context) -> None:
         """A call of the root has returned."""
         if not self._draws and context.others is not None:
             self._draws = not _is_same(context.others, _others())
+
+    @property
+    def programs(self) -> list[Program]:
+        """The steps since the older snapshot."""
+        return [step.program() if isinstance(step, Brief) else step for step in self._steps]
 
     def is_sound(self, state: State) -> bool:
         """Whether nothing in it is bad but what was infinite from the first."""
@@ -150,7 +167,8 @@ class Memory:
 
     def clear(self) -> None:
         """Keep nothing more."""
-        self.programs.clear()
+        self._steps.clear()
+        self._bytes = 0
         self.snapshots, self._buffers, self._before, self._slots = [], [], [], []
 
     def _note_buffers(self, number: int) -> None:
@@ -198,12 +216,11 @@ class Memory:
         return not newer <= older
 
     def _is_full(self) -> bool:
-        return self._bytes > BATCH_BYTES // 2 or len(self.programs) > MOST_STEPS
+        return self._bytes > BATCH_BYTES // 2 or len(self._steps) > MOST_STEPS
 
     def _forget(self, before: int) -> None:
-        while self.programs and self.programs[0].number < before:
-            self.programs.popleft()
-        self._bytes = sum(program.bytes for program in self.programs)
+        while self._steps and self._steps[0].number < before:
+            self._bytes -= self._steps.popleft().bytes
 
 
 def _states(optimizer: Optimizer) -> list[tuple[StatePlace, Tensor]]:

@@ -28,8 +28,10 @@ from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory
 from nanscope.recording.rewind.tape import Event, Program
+from nanscope.recording.rewind.usual import Brief, Course
 
 LONGEST = 1_000  # letters of an error's text that are kept
+MOST_UNLEARNT = 20  # steps in a row of which too much is to be told; then only one of so many is looked at
 
 Tell = Callable[..., None]
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
@@ -79,6 +81,9 @@ class Rewinder:
         self._listener = Listener()
         self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
+        self._course: Course | None = None  # of the last step
+        self._brief: Brief | None = None  # of the step under way, while it goes as that one
+        self._unlearnt = 0
         self._call: Event | None = None
         self._copies_inputs = False  # the model writes into what it is given
         self._listens_early = False  # something of the loss, or of the parameters, is made between the steps
@@ -130,6 +135,12 @@ class Rewinder:
         """The root is called, or a module that no other one called."""
         if self.done or backward.is_running():
             return
+        if self._course is not None and self._is_usual(self._course, module, args, kwargs):
+            came, rng = trace(sys._getframe(2)), torch.default_generator.get_state()
+            versions = [tensor._version for tensor in args]
+            self._brief = Brief(self._course, self._number(), args, versions, rng, came)
+            return
+        self._unfold()
         if not torch.is_grad_enabled() or is_transformed() or self._listener.is_full:
             self._forget_early()
         if not torch.is_grad_enabled() or is_transformed():
@@ -149,6 +160,33 @@ class Rewinder:
         self._call = Event(call, args, dict(kwargs), came, context=context)
         program.events.append(self._call)
         program.see(args, kwargs)
+
+    def _is_usual(
+        self, course: Course, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether the step that begins with this call may go as the one before."""
+        return (
+            self._brief is None
+            and self._program is None
+            and self._listener.events is None
+            and module is self._model
+            and not kwargs
+            and [type(value) for value in args] == course.entering
+            and torch.is_grad_enabled()
+            and not (torch.is_autocast_enabled("cpu") or is_transformed())
+            and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            and not any(tensor.is_inference() for tensor in args)
+            and self._memory.is_usual(self._number())
+        )
+
+    def _unfold(self) -> Program | None:
+        """The step under way, written down."""
+        brief, self._brief = self._brief, None
+        if brief is not None:
+            self._program = brief.program()
+            if self._listener.events is not None:
+                self._listener.events = self._program.events
+        return self._program
 
     def _begun(self) -> Program:
         if self._program is None:
@@ -170,6 +208,12 @@ class Rewinder:
 
     def _leave(self, _args: tuple[Any, ...], output: Any) -> None:
         """It has returned."""
+        brief = self._brief
+        if brief is not None and not self.done:
+            brief.output = output
+            if self._listener.turn_on():
+                self._listener.events = brief.heard
+            return
         call, self._call = self._call, None
         if self.done or self._program is None or call is None or call.context is None:
             return
@@ -180,11 +224,13 @@ class Rewinder:
 
     def begin_backward(self, roots: tuple[Tensor, ...]) -> None:
         """A backward pass is about to run."""
-        program, self._depth = self._program, 0  # of a call that raised nobody hears the end
-        if self.done or program is None:
+        self._depth = 0  # of a call that raised nobody hears the end
+        step = self._brief or self._program
+        if self.done or step is None:
             return
-        if not (program.events and program.events[-1].is_backward):  # the listener did not hear of it
-            program.events.append(Event(torch.autograd.backward, (roots,), {}))
+        events = step.heard if isinstance(step, Brief) else step.events
+        if not (events and events[-1].is_backward):  # the listener did not hear of it
+            events.append(Event(torch.autograd.backward, (roots,), {}))
 
     def end_backward(self, loss: float | None, *, suspect: bool) -> None:
         """It is over; look where it was born if something is not finite and does harm.
@@ -193,10 +239,13 @@ class Rewinder:
             loss: as it is known now.
             suspect: whether something may not be finite.
         """
-        if self._program is not None and loss is not None:
-            self._program.loss = loss + (self._program.loss or 0.0)
-        program = self._program if suspect else None
-        if self.done or program is None or not is_harmed(loss, self._model, self._optimizers):
+        step = self._brief or self._program
+        if step is not None and loss is not None:
+            step.loss = loss + (step.loss or 0.0)
+        if self.done or step is None or not suspect:
+            return
+        program = self._unfold()
+        if program is None or not is_harmed(loss, self._model, self._optimizers):
             return
         self._investigate(program, loss)
 
@@ -207,11 +256,13 @@ class Rewinder:
             return
         if not any(optimizer is each for each in self._optimizers):
             self._memory.add(optimizer)
-        if self._program is not None:
-            self._memory.begin_update(self._program, optimizer)
-            settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-            came = trace(sys._getframe(2))
-            self._program.events.append(Event(None, (), {}, came, optimizer=optimizer, settings=settings))
+        came = trace(sys._getframe(2))
+        settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
+        if self._brief is not None and self._brief.updates(optimizer) and self._memory.is_own(optimizer):
+            self._brief.updated, self._brief.settings = came, settings
+        elif (program := self._unfold()) is not None:
+            self._memory.begin_update(program, optimizer)
+            program.events.append(Event(None, (), {}, came, optimizer=optimizer, settings=settings))
 
     def end_update(self, optimizer: Optimizer) -> None:
         """It has stepped."""
@@ -220,16 +271,29 @@ class Rewinder:
 
     def end_step(self) -> None:
         """The step is over."""
-        program, self._program = self._program, None
         self._listener.turn_off()
+        brief = self._brief
+        if brief is not None and not self.done and brief.ends():
+            self._brief = None
+            self._memory.end(brief)
+            return
+        program, self._program = self._unfold(), None
         if program is None or self.done:
             return
         program.seal()
+        self._learn(program)
         self._copies_inputs |= program.overwritten()
         self._listens_early |= program.reaches_back or self._memory.is_poked
         self._memory.end(program)
         if self._listens_early and self._listener.turn_on():
             self._listen_early()
+
+    def _learn(self, program: Program) -> None:
+        """See whether the next step can be told by what this one was."""
+        self._course = None
+        if self._unlearnt < MOST_UNLEARNT or program.number % MOST_UNLEARNT == 0:
+            self._course = Course.of(program)
+            self._unlearnt = 0 if self._course is not None else self._unlearnt + 1
 
     def trouble(self, noticed: int) -> None:
         """Harm was noticed, in or after step `noticed`, which is over."""
@@ -240,7 +304,7 @@ class Rewinder:
         """The training is over: nobody will notice later what the last update, or an unfinished step, did."""
         if self.done:
             return
-        program, number = self._program, self._number()
+        program, number = self._unfold(), self._number()
         if program is not None and program.is_broken:
             program.is_open = True
             self._investigate(program, None)
@@ -249,13 +313,14 @@ class Rewinder:
 
     def renew(self) -> None:
         """The model has other tensors than it had."""
+        self._course = None
         self._memory.renew()
 
     def close(self) -> None:
         """Keep nothing more."""
         self.done = True
         self.detach()
-        self._program = self._call = None
+        self._program = self._call = self._course = self._brief = None
         self._memory.clear()
 
     @property
@@ -266,7 +331,8 @@ class Rewinder:
     @property
     def batch(self) -> dict[str, list[Tensor]]:
         """What has entered the step under way."""
-        return {"inputs": [], "targets": []} if self._program is None else self._program.batch
+        program = self._unfold()
+        return {"inputs": [], "targets": []} if program is None else program.batch
 
     # -- going back -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ from nanscope.recording.rewind.frames import Frame, Trace, lines
 MOST_EVENTS = 10_000  # of a step; what has more cannot be executed again
 BACKWARDS = (Tensor.backward, getattr(torch.autograd.backward, "__wrapped__", torch.autograd.backward))
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.nn.Parameter))  # nothing that a step made
+
+# to ask a function for what it has not takes a microsecond
+_runs_backward: dict[FunctionType, bool] = {}
 
 StatePlace = tuple[Optimizer, Tensor, str]
 """Where an optimizer keeps a tensor of its state: of which parameter, under which name."""
@@ -259,4 +263,9 @@ def tensors_of(result: Any) -> Iterator[tuple[Tensor, Any]]:
 
 def is_backward(call: Any) -> bool:
     """Whether a function runs a backward pass; the recorder's own patch of it does, too."""
-    return call in BACKWARDS or getattr(call, "__wrapped__", None) in BACKWARDS
+    if type(call) is not FunctionType:
+        return getattr(call, "__wrapped__", None) in BACKWARDS
+    runs = _runs_backward.get(call)
+    if runs is None:
+        runs = _runs_backward[call] = call in BACKWARDS or getattr(call, "__wrapped__", None) in BACKWARDS
+    return runs

@@ -74,7 +74,7 @@ _ENTRIES = (
         "of the dtype. "
         "On a quadratic this happens exactly when the learning rate exceeds 2 / sharpness.",
         (
-            "norms grow geometrically up to the first non-finite value",
+            "norms grow geometrically up to the first non-finite value, or one update replaced a parameter",
             "inputs and parameters were finite before it",
         ),
         (

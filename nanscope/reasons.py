@@ -37,7 +37,7 @@ def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
     by_rule = {finding.rule: finding for finding in reversed(findings)}
     birth = by_rule.get("NS101")
     facts = None if handled(run, findings) else origin_of(run)
-    named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule.get("NS301")))
+    named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule))
     if facts is not None:
         return _ranked(_merged(facts, claims(facts), [Claim(*each) for each in named]))
     excluded = _excluded(birth) if birth else ()
@@ -121,7 +121,7 @@ def _benign(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
         )
 
 
-def _of_birth(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_Named]:
+def _of_birth(run: Run, birth: Finding, by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
     name = birth.evidence["name"]
     if birth.phase is Phase.DATA:
         yield "bad-input", f"{name} was non-finite before the model used it", (birth.message,)
@@ -131,10 +131,12 @@ def _of_birth(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_Nam
         kind = "bad-parameter" if parameter else "bad-buffer"
         yield kind, f"{name} was non-finite before the first recorded step", (birth.message,)
     else:
-        yield from _of_training(run, birth, growth if growth and growth.step <= birth.step else None)
+        growth = by_rule.get("NS301")
+        early = growth if growth and growth.step <= birth.step else None
+        yield from _of_training(run, birth, early, by_rule.get("NS308"))
 
 
-def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_Named]:
+def _of_training(run: Run, birth: Finding, growth: Finding | None, blow: Finding | None) -> Iterator[_Named]:
     lr = _learning_rate(run, birth.step)
     if lr is not None and is_absurd(lr):
         yield (
@@ -144,6 +146,9 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None) -> Iterator[_
         )
     if growth is not None:
         yield _growing(run, growth, birth, lr)
+    elif blow is not None:
+        at = f" at a learning rate of {lr:g}" if lr is not None else ""
+        yield "learning-rate-divergence", f"{blow.message}{at}", (*_sharpness(run), birth.message)
     if birth.phase is Phase.BACKWARD and birth.evidence["inf"]:
         why = "outputs and loss were finite in the step, its gradient was not"
         yield "gradient-explosion", why, (birth.message,)

@@ -15,6 +15,7 @@ from nanscope.detectors.healed import healed
 from nanscope.detectors.label_imbalance import label_imbalance
 from nanscope.detectors.loss_spike import loss_spike
 from nanscope.detectors.nan_predictions import nan_predictions
+from nanscope.detectors.overshooting_update import overshooting_update
 from nanscope.detectors.scaler_skip import scaler_skip
 from nanscope.detectors.sinking_scale import sinking_scale
 from nanscope.detectors.skipped_steps import skipped_steps
@@ -38,6 +39,7 @@ DETECTORS: tuple[Detector, ...] = (
     class_collapse,
     label_imbalance,
     geometric_growth,
+    overshooting_update,
     loss_spike,
     dead_units,
     vanishing_gradient,

@@ -21,11 +21,17 @@ from nanscope.values import Finding, Kind, Phase, Severity, Site
 REACH = 3
 """Steps before the trouble."""
 
-SHARE = 0.5
+SHARE = 0.9
 """Of what is left of a parameter, at least so much was just added to it."""
 
 VISIBLE = 0.5
 """Root mean square of what was added: weights of that size are no ordinary ones."""
+
+FAR = 100.0
+"""Times the learning rate and the gradient, or 1 per element: no optimizer adds more than that."""
+
+WORSE = 100.0
+"""By so much the loss grows, if it stays finite, when a step was too long."""
 
 STEADY = 10.0
 """Inputs whose norms differ by no more than this factor are alike; so are losses within its square."""
@@ -40,13 +46,13 @@ def overshooting_update(run: Run) -> Iterable[Finding]:
         site = max(sites_of(run, Kind.WEIGHT), key=lambda each: _share(run, each, row), default=None)
         if site is None or _share(run, site, row) < SHARE:
             continue
-        if _is_ordinary(run, row, episode.start) and not any(geometric_growth(run)):
+        if _is_worse(run, row) and _is_ordinary(run, row, episode.start) and not any(geometric_growth(run)):
             yield _finding(run, site, row, birth_of(run, episode))
         return
 
 
 def _finding(run: Run, site: Site, row: int, birth: Birth) -> Finding:
-    update, norm = _update(run, site, row), value_at(run, site, "l2", row) or 0.0
+    update, norm = _beside(run, site, Kind.UPDATE, row), value_at(run, site, "l2", row) or 0.0
     return Finding(
         "NS308",
         "overshooting-update",
@@ -62,16 +68,27 @@ def _finding(run: Run, site: Site, row: int, birth: Birth) -> Finding:
 
 def _share(run: Run, site: Site, row: int) -> float:
     """Of the update in the parameter after it; 0 where the update is small in numbers."""
-    norm, update = value_at(run, site, "l2", row), _update(run, site, row)
-    if not norm or not math.isfinite(norm * update) or update < VISIBLE * math.sqrt(max(1, site.numel)):
+    norm, update = value_at(run, site, "l2", row), _beside(run, site, Kind.UPDATE, row)
+    width = math.sqrt(max(1, site.numel))
+    if not norm or not math.isfinite(norm * update) or update < VISIBLE * width:
         return 0.0
+    lr, grad = value_at(run, None, "lr", row), _beside(run, site, Kind.GRAD, row)
+    if lr is not None and update > FAR * abs(lr) * max(grad, width):
+        return 0.0  # somebody else has written into it
     return update / norm
 
 
-def _update(run: Run, site: Site, row: int) -> float:
-    update = next((s for s in sites_of(run, Kind.UPDATE) if s.name == site.name), None)
-    found = None if update is None else value_at(run, update, "l2", row)
+def _beside(run: Run, weight: Site, kind: Kind, row: int) -> float:
+    """Norm of the update, or of the gradient, of a parameter; 0 where it is not known."""
+    site = next((each for each in sites_of(run, kind) if each.name == weight.name), None)
+    found = None if site is None else value_at(run, site, "l2", row)
     return 0.0 if found is None else found
+
+
+def _is_worse(run: Run, row: int) -> bool:
+    """Whether the loss after the update is far larger, or not finite."""
+    before, after = (value_at(run, None, "loss", at) for at in (row, row + 1))
+    return before is None or after is None or not abs(after) <= WORSE * abs(before)
 
 
 def _is_ordinary(run: Run, row: int, bad: int) -> bool:

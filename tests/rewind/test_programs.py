@@ -229,7 +229,7 @@ def test_data_that_is_made_ready_is_not_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_loss", [True, False])
 def test_an_optimizer_that_calls_the_model_itself(tmp_path: Path, in_loss: bool) -> None:
-    """LBFGS: a loss that breaks has its origin; an update that does is no fault of the hardware."""
+    """LBFGS: a loss that breaks has its origin, and so has an update that does."""
     model, data = net(), batches(6)
     if in_loss:
         data[BAD][1][2] = -1.0
@@ -246,9 +246,45 @@ def test_an_optimizer_that_calls_the_model_itself(tmp_path: Path, in_loss: bool)
 
             optimizer.step(closure)
     run = nanscope.open_run(tmp_path / "run.h5")
+    event = only(run, "origin")
     if in_loss:
-        event = only(run, "origin")
         assert (event["step"], event["op"], event["samples"]) == (BAD, "log", [2])
     else:
-        assert "its optimizer calls the model itself" in only(run, "no-rewind")["why"]
-        assert "not-reproducible" not in [cause.id for cause in nanscope.diagnose(run).causes]
+        assert (event["step"], event["phase"], event["op"]) == (BAD, "update", "add")
+        assert nanscope.diagnose(run).causes[0].id == "bad-learning-rate"
+
+
+def test_two_models_in_turn(tmp_path: Path) -> None:
+    """Each with its optimizer, as in a GAN: the second is called before the step of the first is over."""
+    model, data = nn.ModuleDict({"one": net(), "other": net()}), batches(8)
+    data[BAD][1][5] = -1.0
+    optimizers = SGD(model["one"].parameters(), lr=0.05), SGD(model["other"].parameters(), lr=0.05)
+    with nanscope.record(model, optimizers, tmp_path / "run.h5"):
+        for x, y in data:
+            optimizers[0].zero_grad()
+            (model["one"](x) - y).square().mean().backward()
+            optimizers[0].step()
+            optimizers[1].zero_grad()
+            (model["other"](x) - torch.log(y + 0.1)).square().mean().backward()
+            optimizers[1].step()
+    event = only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    assert (event["step"], event["op"], event["samples"]) == (2 * BAD + 1, "log", [5])
+
+
+def test_what_the_program_writes_beside_its_model(tmp_path: Path) -> None:
+    """A mean of the user's that is written in place stands as if the step had not been executed again."""
+    model, data = net(), batches(5)
+    data[BAD][1][5] = -1.0
+    optimizer, mean = SGD(model.parameters(), lr=0.05), torch.zeros(2)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for x, y in data:
+            optimizer.zero_grad()
+            loss = (model(x) - torch.log(y + 0.1)).square().mean()
+            mean.mul_(0.9).add_(y.mean(0), alpha=0.1)
+            loss.backward()
+            optimizer.step()
+    only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    expected = torch.zeros(2)
+    for _, y in data:
+        expected.mul_(0.9).add_(y.mean(0), alpha=0.1)
+    assert torch.equal(mean, expected)

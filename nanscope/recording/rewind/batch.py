@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+ODD = 100.0  # times the median of a batch: what is so much larger is no ordinary sample
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -35,6 +37,14 @@ class Batch:
             return []
         by_sample = torch.isfinite(tensor.detach()).movedim(axis, 0).reshape(self.rows, -1)
         return [int(row) for row in torch.nonzero(~by_sample.all(dim=1)).flatten()]
+
+    def odd(self, tensor: Tensor) -> list[int]:
+        """The samples whose largest number is far beyond that of most others, in order."""
+        axis = self.axis_of(tensor)
+        if axis is None or not tensor.is_floating_point() or not tensor.numel():
+            return []
+        sizes = tensor.detach().abs().movedim(axis, 0).reshape(self.rows, -1).amax(dim=1)
+        return [int(row) for row in torch.nonzero(sizes > ODD * sizes.median()).flatten()]
 
     def without(self, tensor: Tensor, left_out: Collection[int]) -> Tensor:
         """The tensor with other samples in place of some: the shapes stay."""

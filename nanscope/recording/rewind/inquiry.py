@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,7 +23,6 @@ ALIKE = 1e-3  # relative difference of two losses of the same step
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
 BEFORE = "its loss depends on operations before the model was called, which are heard from the next step on"
-CLOSURE = "its optimizer calls the model itself, and what it does between the calls is not executed again"
 
 Keep = Callable[[Program], None]
 
@@ -127,17 +125,26 @@ class Inquiry:
                 {row for tensor in program.inputs for row in batch.broken(tensor)[:MOST_ROWS]}
             )
         elif data.get("phase") in CHECKED:
-            suspects = data.get("samples") or []
-            if suspects or not _is_overflow(data):
-                data |= culprit(suspects, program.rows, self._attempt(program, state, batch))
+            data |= self._samples(data, program, state, batch)
         self._put(state)
         self._keep(program)
         return Answer("origin", program.number, data | self._about(program, data) | {"axis": batch.axis})
 
+    def _samples(
+        self, data: Mapping[str, Any], program: Program, state: State, batch: Batch
+    ) -> dict[str, Any]:
+        """Which samples are to blame; of an overflow those that are far larger than the others."""
+        suspects = data.get("samples") or []
+        attempt = self._attempt(program, state, batch)
+        if suspects or not _is_overflow(data):
+            return culprit(suspects, program.rows, attempt)
+        given = (*program.inputs, *program.targets)
+        odd = sorted({row for tensor in given for row in batch.odd(tensor)[:MOST_ROWS]})
+        found = culprit(odd, program.rows, attempt) if odd else {}
+        return found | {"samples_how": "far larger than the others"} if found.get("samples_checked") else {}
+
     def _excuse(self, program: Program | None) -> str:
         """What was not heard of a step, and may make the difference; empty if nothing is known to be."""
-        if any(_asks_for_closure(optimizer) for optimizer in self._optimizers):
-            return CLOSURE
         return BEFORE if program is not None and program.reaches_back else ""
 
     def _batch(self, program: Program, state: State) -> Batch:
@@ -228,7 +235,7 @@ def _generators(program: Program, otherwise: Generators) -> Generators:
     return context.rng, context.cuda or otherwise[1], *(context.others or otherwise[2:])
 
 
-def _is_overflow(data: dict[str, Any]) -> bool:
+def _is_overflow(data: Mapping[str, Any]) -> bool:
     """Whether finite numbers became infinite: the last straw is no culprit."""
     operands, result = data.get("operands") or [], data.get("result") or {}
     finite = all(
@@ -248,12 +255,6 @@ def _has(optimizer: Optimizer | None, parameters: Iterable[Tensor]) -> bool:
     """Whether an optimizer updates one of the parameters."""
     groups = [] if optimizer is None else optimizer.param_groups
     return any(each is p for each in parameters for group in groups for p in group["params"])
-
-
-def _asks_for_closure(optimizer: Optimizer) -> bool:
-    """Whether an optimizer cannot step without one, as LBFGS."""
-    parameter = inspect.signature(optimizer.step).parameters.get("closure")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from nanscope.recording.rewind.batch import Batch
-from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace
+from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace, asks_for_closure
 
 Within = Callable[[], AbstractContextManager[Any]]
 
@@ -53,7 +53,7 @@ class Rerun:
         Returns:
             The loss: the sum over the tensors given to its backward passes.
         """
-        made: list[Any] = []
+        made: list[Any] = [None] * len(program.events)
         self.loss = 0.0
         for module, training in zip(self.model.modules(), program.training, strict=False):
             module.training = training
@@ -61,24 +61,50 @@ class Rerun:
             parameter.requires_grad_(graded)
         with ExitStack() as around:
             around.enter_context(torch.enable_grad())
+            around.enter_context(_sheltered(program, self.model))
             inner = around.enter_context(ExitStack())
             inner.enter_context(self.within())
-            for event in program.events:
+            for number, event in enumerate(program.events):
+                if event.optimizer is not None and asks_for_closure(event.optimizer):
+                    self._step_by_closure(event, program, made, number + 1)
+                    break  # it called for all that follows
                 if event.optimizer is not None:
                     inner.close()
                 self.given = event
-                made.append(self._run(event, program, made))
+                made[number] = self._run(event, program, made)
         self.given = None
         return self.loss
+
+    def _step_by_closure(self, event: Event, program: Program, made: list[Any], start: int) -> None:
+        """The update of an optimizer that calls the model itself, as LBFGS does, as often as it likes."""
+        passes, optimizer = iter(_passes(program.events, start)), event.optimizer
+        assert optimizer is not None
+
+        def closure() -> Any:
+            numbers = next(passes, None)
+            if numbers is None:
+                raise _OverError
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+            for number in numbers:
+                self.given = program.events[number]
+                made[number] = self._run(program.events[number], program, made)
+            return self._found(program.events[numbers[-1]].args[0], program, made)
+
+        self._set(event)
+        with suppress(_OverError):  # the step was left there, too
+            optimizer.step(closure)
 
     def objective(self, program: Program) -> Tensor:
         """The loss of a sealed step as a tensor, up to its first backward pass."""
         made: list[Any] = []
-        for event in program.events:
-            if event.is_backward:
-                roots = self._found(event.args[0], program, made)
-                return roots if isinstance(roots, Tensor) else sum(roots)
-            made.append(self._run(event, program, made))
+        with _sheltered(program, self.model):
+            for event in program.events:
+                if event.is_backward:
+                    roots = self._found(event.args[0], program, made)
+                    return roots if isinstance(roots, Tensor) else sum(roots)
+                made.append(None if event.optimizer is not None else self._run(event, program, made))
         raise ValueError("the step has no backward pass")
 
     def _run(self, event: Event, program: Program, made: list[Any]) -> Any:
@@ -97,16 +123,21 @@ class Rerun:
         return event.call(*args, **kwargs)
 
     def _update(self, event: Event) -> None:
-        optimizer = event.optimizer
-        assert optimizer is not None
+        assert event.optimizer is not None
         if self.before_update is not None:
             self.before_update()
+        self._set(event)
+        event.optimizer.step()
+
+    def _set(self, event: Event) -> None:
+        """The settings of an update."""
+        optimizer = event.optimizer
+        assert optimizer is not None
         for group, settings in zip(optimizer.param_groups, event.settings, strict=True):
             group.update(settings)
             group.update({key: value for key, value in self.settings.items() if key in group})
             if self.lr != 1.0:
                 group["lr"] = group["lr"] * self.lr
-        optimizer.step()
 
     def _found(self, value: Any, program: Program, made: list[Any]) -> Any:
         if type(value) is Ref:
@@ -127,6 +158,55 @@ class Rerun:
         if tensor.grad_fn is not None:  # of another model, or from before the step: its graph is gone
             tensor = tensor.detach().requires_grad_()
         return Batch(program.rows, self.axis).without(tensor, self.without) if self.without else tensor
+
+
+class _OverError(Exception):
+    """An optimizer calls the model once more than it did."""
+
+
+def _passes(events: Sequence[Event], start: int) -> list[list[int]]:
+    """Numbers of the events of each call of a closure: from a call of the model to a backward pass.
+
+    What lies between is the optimizer's own, which makes it anew.
+    """
+    found: list[list[int]] = []
+    over = True
+    for number in range(start, len(events)):
+        if over and events[number].context is not None:
+            found.append([])
+            over = False
+        if not over:
+            found[-1].append(number)
+        over |= events[number].is_backward
+    return [numbers for numbers in found if events[numbers[-1]].is_backward]
+
+
+@contextmanager
+def _sheltered(program: Program, model: nn.Module) -> Iterator[None]:
+    """What the step writes into tensors from outside, such as a running mean of the user's, is undone."""
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if not any(_writes(event) for event in program.events):
+        yield
+        return
+    with _disable_current_modes():
+        others = [t for key, (t, _) in program.fixed.items() if key not in own]
+        found = [t for t in others if not t.is_inference() and t.layout is torch.strided]
+        kept = [(t, t._version, t.detach().clone()) for t in found]
+    try:
+        yield
+    finally:
+        with _disable_current_modes():
+            for tensor, version, copy in kept:
+                if tensor._version != version:
+                    tensor.data.copy_(copy)
+                    torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def _writes(event: Event) -> bool:
+    """Whether a function may write into what it is given, as its name says."""
+    name = getattr(event.call, "__name__", "")
+    inner = name.startswith("__")
+    return name.startswith(("__i", "__setitem")) if inner else name.endswith("_") or "out" in event.kwargs
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, 
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory
-from nanscope.recording.rewind.tape import Event, Program
+from nanscope.recording.rewind.tape import Event, Program, asks_for_closure
 from nanscope.recording.rewind.usual import Brief, Course
 
 LONGEST = 1_000  # letters of an error's text that are kept
@@ -256,6 +256,8 @@ class Rewinder:
             return
         if not any(optimizer is each for each in self._optimizers):
             self._memory.add(optimizer)
+        if self._program is None and self._brief is None and asks_for_closure(optimizer):
+            self._begun()
         came = trace(sys._getframe(2))
         settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
         if self._brief is not None and self._brief.updates(optimizer) and self._memory.is_own(optimizer):
@@ -280,13 +282,27 @@ class Rewinder:
         program, self._program = self._unfold(), None
         if program is None or self.done:
             return
+        rest = program.cut()
         program.seal()
         self._learn(program)
         self._copies_inputs |= program.overwritten()
         self._listens_early |= program.reaches_back or self._memory.is_poked
         self._memory.end(program)
-        if self._listens_early and self._listener.turn_on():
+        if rest:
+            self._go_on(rest)
+        elif self._listens_early and self._listener.turn_on():
             self._listen_early()
+
+    def _go_on(self, events: list[Event]) -> None:
+        """What was called after the last update of a step begins the next one."""
+        self._program = Program(self._number() + 1)
+        self._memory.begin(self._program)
+        for event in events:
+            self._program.events.append(event)
+            if event.context is not None:
+                self._program.see(event.args, event.kwargs)
+        if self._listener.turn_on():
+            self._listener.events = self._program.events
 
     def _learn(self, program: Program) -> None:
         """See whether the next step can be told by what this one was."""
@@ -343,7 +359,10 @@ class Rewinder:
         def ask() -> Answer:
             program.seal()
             state = memory.before()
-            if memory.is_sound(state) or not any(memory.is_sound(s.state) for s in memory.snapshots):
+            moved = any(event.optimizer is not None for event in program.events)
+            if (memory.is_sound(state) and not moved) or not any(
+                memory.is_sound(s.state) for s in memory.snapshots
+            ):
                 return inquiry.of_step(program, state, loss)
             return inquiry.of_steps([*memory.programs, program], memory.snapshots)
 

@@ -140,7 +140,9 @@ class Scene:
             return "backward"
         if self._modules and self._modules[-1] is not None:
             return "forward"
-        return "update" if not differentiable and (self._optimizers or self._backward_over) else "loss"
+        # the closure of an optimizer runs with gradients, all else of its step without
+        steps = bool(self._optimizers) and not torch.is_grad_enabled()
+        return "update" if not differentiable and (steps or self._backward_over) else "loss"
 
     def look(self, phase: str) -> Surroundings:
         """What is under way now, in a phase of the step."""

@@ -10,6 +10,7 @@ nothing of a past step but its inputs stays alive.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -169,6 +170,21 @@ class Program:
         self.bytes += tensor.nbytes
         return True
 
+    def cut(self) -> list[Event]:
+        """Take off, and give, what was called after the last update; nothing if the root was not among it.
+
+        Two models in turn, each with its optimizer: the second is called before it is known that the step of
+        the first is over.
+        """
+        last = max((i for i, event in enumerate(self.events) if event.optimizer is not None), default=None)
+        rest = [] if last is None else self.events[last + 1 :]
+        if last is None or not any(event.context is not None for event in rest):
+            return []
+        if asks_for_closure(self.events[last].optimizer):  # which called for all of it
+            return []
+        del self.events[last + 1 :]
+        return rest
+
     def seal(self) -> None:
         """Let go of everything that the step itself made."""
         if self.sealed:
@@ -259,6 +275,12 @@ def tensors_of(result: Any) -> Iterator[tuple[Tensor, Any]]:
         yield from ((item, i) for i, item in enumerate(result) if isinstance(item, Tensor))
     elif isinstance(result, Mapping):
         yield from ((item, key) for key, item in result.items() if isinstance(item, Tensor))
+
+
+def asks_for_closure(optimizer: Optimizer | None) -> bool:
+    """Whether an optimizer cannot step without one, as LBFGS."""
+    parameter = None if optimizer is None else inspect.signature(optimizer.step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def is_backward(call: Any) -> bool:

@@ -177,9 +177,23 @@ def _alike(run: Run, view: Windows) -> Finding | None:
     # Small since the beginning may be a model that has hardly begun to learn.
     if spread[-1] > ROUNDING * size and not (spread[:first] > 10 * STILL).any():
         return None
+    window = len(run) - (spread.size - first) * view.rows
+    rows, values = measured(run, None, "logits_spread", 0, len(run))
+    apart = rows[values > max(STILL, ROUNDING * size)]
+    row = int(apart[-1]) + 1 if apart.size and len(run) - apart[-1] > view.rows else window
     why = f"every sample gets the same logits (within a batch they differ by {spread[-1]:.1e}, of {size:.2g})"
-    row = len(run) - (spread.size - first) * view.rows
-    return _report(run, view, _Claim("NS203", "constant-logits", row, why))
+    site = _blocked(run, len(run) - view.rows)
+    if site is not None:
+        why += f", and the gradient that reaches {site.name} is exactly zero: it learns no more"
+    return _report(run, view, _Claim("NS203", "constant-logits", row, why, site))
+
+
+def _blocked(run: Run, row: int) -> Site | None:
+    """The last output that no gradient has reached since `row`, as none before it; what follows gets some."""
+    sites = sites_of(run, Kind.GRAD_OUTPUT)
+    zero = [not measured(run, site, "l2", row, len(run))[1].any() for site in sites]
+    blocked = zero.index(False) if False in zero else 0
+    return sites[blocked - 1] if blocked and not any(zero[blocked:]) else None
 
 
 def _constant_logits(run: Run, view: Windows) -> Finding | None:

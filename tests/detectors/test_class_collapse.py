@@ -82,6 +82,35 @@ def test_samples_of_a_batch_that_get_the_same_logits(before: float, after: float
     assert (finding is not None and finding.rule == "NS203") == found
 
 
+def test_the_step_in_which_samples_became_alike() -> None:
+    """Not the window in which that is seen, but the step after the last one in which they differed."""
+    spread = np.where(np.arange(ROWS) < 1234, 2.0, 0.0)
+    found = found_in(loss=noisy(CHANCE), logits_spread=spread, samples=16.0)
+    assert found is not None
+    assert (found.step, found.evidence["rows"]) == (1234, ROWS - 1234)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "site"),
+    [((0.0, 0.0, 1.0), "fc.grad_output"), ((0.0, 1.0, 1.0), "conv.grad_output"), ((1.0, 0.0, 1.0), None)],
+)
+def test_where_the_gradient_ends(gradients: tuple[float, ...], site: str | None) -> None:
+    """The last layer that no gradient reaches is named; near misses: a branch of its own, none at all."""
+    run = make_run(
+        loss=noisy(CHANCE),
+        logits_spread=np.zeros(ROWS),
+        logits_abs_max=np.ones(ROWS),
+        samples=np.full(ROWS, 16.0),
+        predicted=one_hot(np.full(ROWS, 1)),
+        grad_outputs={
+            name: np.full(ROWS, norm) for name, norm in zip(("conv", "fc", "head"), gradients, strict=True)
+        },
+    )
+    (found,) = class_collapse(run)
+    assert found.rule == "NS203"
+    assert (None if found.site is None else str(found.site)) == site
+
+
 def test_constant_logits_of_a_constant_input_are_right() -> None:
     """Near miss: the same batch at every step."""
     parts = {"loss": np.full(ROWS, CHANCE), "logits_margin": np.full(ROWS, 0.3), "inputs": np.ones(ROWS)}

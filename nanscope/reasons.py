@@ -37,7 +37,7 @@ def causes(run: Run, findings: tuple[Finding, ...]) -> tuple[Cause, ...]:
     by_rule = {finding.rule: finding for finding in reversed(findings)}
     birth = by_rule.get("NS101")
     facts = None if handled(run, findings) else origin_of(run)
-    named = list(_benign(by_rule) if birth is None else _of_birth(run, birth, by_rule))
+    named = list(_of_finite(by_rule) if birth is None else _of_birth(run, birth, by_rule))
     if facts is not None:
         return _ranked(_merged(facts, claims(facts), [Claim(*each) for each in named]))
     excluded = _excluded(birth) if birth else ()
@@ -108,7 +108,10 @@ def _is_activation(facts: Facts) -> bool:
     return facts.phase == "forward" and not narrow and grown
 
 
-def _benign(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
+def _of_finite(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
+    """Where nothing non-finite stayed."""
+    if silenced := by_rule.get("NS206"):
+        yield "dtype-overflow", silenced.message, ()
     healed, skips = by_rule.get("NS103"), by_rule.get("NS104")
     told = healed if healed and healed.evidence.get("skipped_update") else None
     if skips and skips.evidence["nonfinite_gradients"] and not by_rule.keys() & {"NS307", "NS402"}:

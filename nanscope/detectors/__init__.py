@@ -17,6 +17,7 @@ from nanscope.detectors.loss_spike import loss_spike
 from nanscope.detectors.nan_predictions import nan_predictions
 from nanscope.detectors.overshooting_update import overshooting_update
 from nanscope.detectors.scaler_skip import scaler_skip
+from nanscope.detectors.silenced_layer import silenced_layer
 from nanscope.detectors.sinking_scale import sinking_scale
 from nanscope.detectors.skipped_steps import skipped_steps
 from nanscope.detectors.vanishing_gradient import vanishing_gradient
@@ -37,6 +38,7 @@ DETECTORS: tuple[Detector, ...] = (
     scaler_skip,
     nan_predictions,
     class_collapse,
+    silenced_layer,
     label_imbalance,
     geometric_growth,
     overshooting_update,

@@ -104,7 +104,8 @@ def _block_norms(flat: Tensor, dtype: torch.dtype) -> Tensor:
     if flat.dtype is dtype and not rest:
         return _norms_of_rows(blocks, dtype)
     # converted as a whole, a large tensor would be written out once more
-    found = [_norms_of_rows(share, dtype) for share in torch.split(blocks, CONVERTED // BLOCK)]
+    many = CONVERTED // BLOCK  # torch.split, a function in Python, would be taken for one of the program's
+    found = [_norms_of_rows(blocks[at : at + many], dtype) for at in range(0, max(1, len(blocks)), many)]
     if rest:
         found.append(torch.linalg.vector_norm(flat[-rest:], dtype=dtype)[None])
     return torch.cat(found)

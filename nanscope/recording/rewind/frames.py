@@ -50,15 +50,9 @@ def is_users(code: CodeType) -> bool:
     return (_known.get(id(code)) or _kind(code)).is_users
 
 
-def is_ours(frame: FrameType | None) -> bool:
-    """Whether the innermost frame that is not torch's is a recorder's."""
-    while frame is not None:
-        code = frame.f_code
-        kind = _known.get(id(code)) or _kind(code)
-        if kind.is_users or kind.is_ours:
-            return kind.is_ours
-        frame = frame.f_back
-    return False
+def is_ours(code: CodeType) -> bool:
+    """Whether code is a recorder's."""
+    return (_known.get(id(code)) or _kind(code)).is_ours
 
 
 def is_optimizers(code: CodeType) -> bool:

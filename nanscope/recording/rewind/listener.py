@@ -86,7 +86,7 @@ class _Ears(TorchFunctionMode):
             return result
         if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
             caller = sys._getframe(1)
-            if not is_ours(caller):  # what the recorder of another model measures
+            if not is_ours(caller.f_code):  # what the recorder of another model measures
                 forgets = is_optimizers(caller.f_code)
                 came = trace(caller)
                 for events in heard:

@@ -16,7 +16,6 @@ import math
 import os
 import time
 import traceback
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -50,6 +49,7 @@ from nanscope.recording.updates import ByHand, Updates
 from nanscope.run import Header
 from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.values import Epoch
+from nanscope.warn import warn
 
 MOST_SAMPLES = 128  # steps of which the gradient norms of the samples are kept
 MOST_STATE_BYTES = 256 << 20  # of the state before a bad step, in the run file
@@ -641,8 +641,7 @@ class Recorder:
         self._tell(f"the recorder failed and stepped aside, the training goes on ({error!r})")
 
     def _tell(self, text: str) -> None:
-        with suppress(Warning):  # a filter that makes warnings errors must not end the training
-            warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=3)
+        warn(f"nanscope: {text}")
 
 
 def _is_calm_exit(error: BaseException | None) -> bool:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from nanscope.store.snapshots.slots import Piece
 from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
+from nanscope.warn import warn
 
 KeepRun = Literal["always", "trained", "trouble"]
 """Which runs leave a file: every one, those with a step, those in which something turned non-finite."""
@@ -212,5 +211,4 @@ class Sink:
         self._tell(f"{error}. Training goes on, nothing is recorded.")
 
     def _tell(self, text: str) -> None:
-        with suppress(Warning):  # a filter that makes warnings errors must not end the training
-            warnings.warn(f"nanscope: {text}", RuntimeWarning, stacklevel=2)
+        warn(f"nanscope: {text}")

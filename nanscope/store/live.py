@@ -15,7 +15,6 @@ import os
 import statistics
 import threading
 import time as clock
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -28,6 +27,7 @@ from nanscope.store.process import started
 from nanscope.store.regions import Regions
 from nanscope.store.ring import Ring
 from nanscope.store.schema import EVENT_BYTES
+from nanscope.warn import warn
 
 Mode = Literal["row", "batch"]
 
@@ -338,10 +338,8 @@ class LiveFile:
         self._warn(os.strerror(errno) if errno else repr(error))
 
     def _warn(self, reason: str) -> None:
-        """Say it once. A filter that turns warnings into errors must not end the training."""
+        """Say it once."""
         if self._warned:
             return
         self._warned = True
-        with contextlib.suppress(Warning):
-            message = f"nanscope cannot write all of {self.path}: {reason}; the training goes on"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warn(f"nanscope cannot write all of {self.path}: {reason}; the training goes on")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import time as clock
 import uuid
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from nanscope.store.schema import EVENT_BYTES, EVENT_BYTES_RESERVED
 from nanscope.store.snapshots.slots import Piece
 from nanscope.store.snapshots.writer import SnapshotRoom, SnapshotWriter
 from nanscope.values import Epoch
+from nanscope.warn import warn
 
 MOST_COLUMNS = 250_000  # beyond it the newest rows alone would take more memory than a reader gives them
 LARGEST_CONFUSION = 100  # classes; beyond it the matrix would crowd out everything else
@@ -227,7 +226,7 @@ class RunWriter:
 
     def _tell_stuck(self, error: UsageError) -> None:
         if not self._retry_at:
-            _tell(f"the run cannot go on in another part yet: {error}. The last steps of this one are kept.")
+            warn(f"the run cannot go on in another part yet: {error}. The last steps of this one are kept.")
 
     def _make(self, path: Path, layout: Layout, part: int = 1) -> tuple[LiveFile, SnapshotWriter | None]:
         image = build_image(self._header, layout, Identity(self._run_id, part))
@@ -257,12 +256,7 @@ class RunWriter:
         try:
             self._live, self._snapshots = self._make(location, self._next_layout())
         except UsageError as error:
-            _tell(f"nanscope records nothing in this forked process: {error}")
+            warn(f"nanscope records nothing in this forked process: {error}")
         else:
-            _tell(f"{self.path} is recorded by the parent process; this forked process records {path}")
+            warn(f"{self.path} is recorded by the parent process; this forked process records {path}")
             self.path, self.location, self._fits = path, location, True
-
-
-def _tell(message: str) -> None:
-    with suppress(Warning):  # a filter that turns warnings into errors must not end the training
-        warnings.warn(message, RuntimeWarning, stacklevel=4)

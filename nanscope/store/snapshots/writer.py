@@ -7,11 +7,9 @@ its way to the disk the next one is left out. Nothing here raises into the train
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time as clock
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from nanscope.store.snapshots.slots import (
     pack_table,
     place,
 )
+from nanscope.warn import warn
 
 WRITE_BYTES = 256 << 10  # at once: the file is locked meanwhile, and a row of the training must not wait long
 JOIN_SECONDS = 10.0  # that close() waits for a disk that hangs
@@ -252,10 +251,8 @@ class SnapshotWriter:
         self._idle.set()
 
     def _warn(self, kind: str, message: str) -> None:
-        """Say each kind of thing once. A filter that makes warnings errors must not end the training."""
+        """Say each kind of thing once."""
         if kind in self._told:
             return
         self._told.add(kind)
-        with contextlib.suppress(Warning):
-            text = f"nanscope leaves out snapshots of the state: {message}; the training goes on"
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        warn(f"nanscope leaves out snapshots of the state: {message}; the training goes on")

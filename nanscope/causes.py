@@ -211,8 +211,9 @@ _ENTRIES = (
     ),
     Entry(
         "empty-reduction",
-        "The mean of no elements is NaN: an empty batch, or a loss over tokens that are all ignored.",
-        ("a mean over zero elements",),
+        "The mean of no elements is NaN: an empty batch, or a loss over tokens that are all ignored. The "
+        "maximum of a set that is masked throughout is -inf.",
+        ("a mean over zero elements", "a maximum over masked elements alone"),
         ("every reduction had elements",),
         ("check-sizes",),
         "x.sum() / max(x.numel(), 1)",

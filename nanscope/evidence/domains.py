@@ -133,6 +133,18 @@ def bounded(facts: Facts) -> Iterator[Claim]:
     )
 
 
+def entropy(facts: Facts) -> Iterator[Claim]:
+    """Of a number below zero: -x log x is taken as -inf there."""
+    value = facts.at("self")
+    if -math.inf < value < 0:
+        yield Claim(
+            "domain-error",
+            f"`{facts.op}` received a negative number: {number(value)}{facts.where}",
+            sources(facts),
+            "torch.special.entr(x.clamp_min(0))",
+        )
+
+
 def undefined(facts: Facts) -> Iterator[Claim]:
     """Functions with poles at zero and at negative numbers."""
     value = facts.at("self")

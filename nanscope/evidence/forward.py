@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.domains import bounded, exponential, logarithm, power, root, undefined
-from nanscope.evidence.facts import Facts, Operation, of_many
+from nanscope.evidence.domains import bounded, entropy, exponential, logarithm, power, root, undefined
+from nanscope.evidence.facts import Facts, Made, Operation, of_many
 from nanscope.evidence.matrices import CHOLESKY, DETERMINANTS, INVERSES, cholesky, determinant, inverse
 from nanscope.evidence.overflow import overflow
 from nanscope.evidence.reductions import (
@@ -45,6 +45,8 @@ PRODUCTS = (
 MEANS = ("mean", "nanmean", "nll_loss", "cross_entropy")
 SPREADS = ("std", "var")
 NORMALISERS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm")
+
+EXTREMES = ("amax", "max", "amin", "min", "logsumexp", "topk", "kthvalue", "median", "sort", "aminmax")
 
 Rule = Callable[[Facts], "Iterator[Claim]"]
 
@@ -91,8 +93,36 @@ def _division(facts: Facts) -> Iterator[Claim]:
 
 
 def _product(facts: Facts) -> Iterator[Claim]:
-    yield from _zero_times_inf(facts)
-    yield from overflow(facts)
+    found = [*_zero_times_inf(facts), *_largest_of_nothing(facts)]
+    yield from found or [*_infinite_terms(facts), *overflow(facts)]
+
+
+def _largest_of_nothing(facts: Facts) -> Iterator[Claim]:
+    """An infinity that a maximum, or the like, gave because all that it was taken over was masked."""
+    for operand in facts.operands if facts.is_nan else ():
+        made = operand.maker
+        if operand.number("inf") > 0 and made is not None and made.op.startswith(EXTREMES):
+            given = next(iter(made.operands), Made({}))
+            masked = of_many(given.number("inf"), given.number("numel"), "infinity").replace(
+                "infinitys", "infinities"
+            )
+            yield Claim(
+                "empty-reduction",
+                f"`{facts.op}` received infinities of `{made.op}`, taken over elements that are masked "
+                f"throughout{facts.where}",
+                (f"`{made.op}` received {masked}",),
+                "x.amax(dim).masked_fill(mask.all(dim), 0.0)",
+            )
+            return
+
+
+def _weight_norm(facts: Facts) -> Iterator[Claim]:
+    if facts.is_nan and facts.at("v") == 0:
+        yield Claim(
+            "division-by-zero", f"`{facts.op}` divides weights that are all zero by their norm{facts.where}"
+        )
+    else:
+        yield from overflow(facts)
 
 
 def _zero_times_inf(facts: Facts) -> Iterator[Claim]:
@@ -107,12 +137,14 @@ def _healed(facts: Facts) -> tuple[str, ...]:
     return () if inner is None else (f"the infinity passed through `{inner.op}`",)
 
 
-def _sum(facts: Facts) -> Iterator[Claim]:
-    infinite = [o for o in facts.operands if o.number("posinf") > 0 or o.number("neginf") > 0]
-    if facts.is_nan and infinite:
+def _infinite_terms(facts: Facts) -> Iterator[Claim]:
+    infinite = any(o.number("posinf") > 0 or o.number("neginf") > 0 for o in facts.operands)
+    if facts.is_nan and infinite and facts.op != "mul":
         yield Claim("inf-minus-inf", f"`{facts.op}` of infinities of opposite sign{facts.where}")
-    else:
-        yield from overflow(facts)
+
+
+def _sum(facts: Facts) -> Iterator[Claim]:
+    yield from [*_infinite_terms(facts)] or overflow(facts)
 
 
 RULES: Mapping[str | tuple[str, ...], Rule] = {
@@ -135,6 +167,8 @@ RULES: Mapping[str | tuple[str, ...], Rule] = {
     ("mul", *PRODUCTS): _product,
     ("add", "sub", "rsub", "sum", "cumsum", "addcmul", "lerp"): _sum,
     UNDEFINED: undefined,
+    "entr": entropy,
+    "weight_norm": _weight_norm,
     "": overflow,
 }
 """By how the operation's name begins; the first that fits."""

@@ -81,6 +81,22 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         ["dtype-overflow"],
     ),
     "a matrix product, NaN of ordinary numbers": (origin("mm", operand(), operand("mat2")), []),
+    "a matrix product of the largest of nothing": (
+        origin("addmm", operand(), operand("mat1", neginf=6, made_by=maker("amax", operand(neginf=30)))),
+        ["empty-reduction"],
+    ),
+    "a matrix product of infinities": (
+        origin("addmm", operand(), operand("mat1", neginf=6, made_by=maker("where", operand()))),
+        ["inf-minus-inf"],
+    ),
+    "a matrix product with a meant infinity": (
+        origin("addmm", operand(), operand("mat1", neginf=6), value=-INF),
+        [],
+    ),
+    "the norm of no weight": (
+        origin("weight_norm_interface", operand("v", low=0.0, zeros=9), operand("g"), held=[0.0, None]),
+        ["division-by-zero"],
+    ),
     "infinity minus infinity": (
         origin("sub", operand(posinf=1), operand("other", posinf=1), held=[INF, INF]),
         ["inf-minus-inf"],

@@ -32,6 +32,8 @@ CASES: dict[str, tuple[Data, list[str]]] = {
     "logit of zero": (origin("logit", operand(low=0.0, zeros=1), value=-INF, held=[0.0]), ["log-of-zero"]),
     "logit beyond one": (origin("logit", operand(high=1.5), held=[1.5]), ["domain-error"]),
     "logit within": (origin("logit", operand(high=0.9), held=[0.9]), []),
+    "entropy of a negative": (origin("entr", operand(low=-0.1), value=-INF, held=[-0.1]), ["domain-error"]),
+    "entropy of zero": (origin("entr", operand(low=0.0, zeros=1), held=[0.0]), []),
     "root of a negative": (origin("sqrt", operand(low=-1e-9), held=[-1e-9]), ["domain-error"]),
     "root of a negative, unknown": (origin("sqrt", operand(low=-1e-9), held=[None]), ["domain-error"]),
     "root of zero": (origin("sqrt", operand(low=0.0, zeros=1), held=[0.0]), []),

@@ -72,7 +72,7 @@ def elements(result: Tensor, operands: Sequence[Tensor | None]) -> list[dict[str
     Args:
         operands: as they were before the operation; None for one that is no longer to be had.
     """
-    bad = torch.nonzero(~torch.isfinite(_real(result)))[:MOST_ELEMENTS].tolist()
+    bad = torch.nonzero(~torch.isfinite(_real(newly(result, operands))))[:MOST_ELEMENTS].tolist()
     return [
         {
             "index": index,
@@ -81,6 +81,16 @@ def elements(result: Tensor, operands: Sequence[Tensor | None]) -> list[dict[str
         }
         for index in bad
     ]
+
+
+def newly(result: Tensor, operands: Sequence[Tensor | None]) -> Tensor:
+    """The result, with zeros for infinities where it has NaN, too, and an operand held infinities already."""
+    values = result.detach()
+    if all(operand is None or is_finite(operand) for operand in operands) or values.is_complex():
+        return values
+    if values.layout is not torch.strided or not bool(values.isnan().any()):
+        return values
+    return torch.where(values.isinf(), torch.zeros_like(values), values)
 
 
 def reduced(

@@ -11,7 +11,7 @@ from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Start
 from nanscope.recording.rewind.frames import Frame
 from nanscope.recording.rewind.names import INPUT, TARGET, Names
-from nanscope.recording.rewind.operands import describe, elements, matrix, number, reduced, result_of
+from nanscope.recording.rewind.operands import describe, elements, matrix, newly, number, reduced, result_of
 from nanscope.recording.rewind.operations import VIEWS, Operation, Seen
 from nanscope.recording.rewind.surroundings import Surroundings
 
@@ -75,7 +75,7 @@ class Portrait:
         self._result = {
             "result": result_of(result, which),
             "elements": found,
-            "samples": self._samples(result),
+            "samples": self._samples(newly(result, self._operands)),
         }
         first = next((t for t in self._operands if t is not None), None)
         if first is None or not found:

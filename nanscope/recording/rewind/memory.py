@@ -23,6 +23,7 @@ STATE_BYTES = 256 << 20  # of the snapshots
 BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
 MOST_STEPS = 2_000
 MOST_SNAPSHOTS = 2
+EVERY = 64  # divides the numbers of the steps of which snapshots are: where they are cheap all machines agree
 SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
 TRIED = 3  # steps in which it is seen whether the forward pass draws from Python's or numpy's generator
 MOST_POKES = 8  # steps in which what somebody wrote into the state from outside is copied
@@ -85,7 +86,7 @@ class Memory:
         now = time.perf_counter()
         if self._too_large or not self._ready:
             return
-        if now >= self._next or self._is_full():
+        if self._is_due(program.number, now) or self._is_full():
             self._take_snapshot(program.number)
             took = time.perf_counter() - now
             self._next = now + took * (1 + SHARE)
@@ -94,7 +95,7 @@ class Memory:
         """Whether a step that begins now finds all as the last one left it, and nothing is to be done."""
         if not self._ready or self._draws or number < TRIED or self._is_full():
             return False
-        if not self._too_large and time.perf_counter() >= self._next:
+        if not self._too_large and self._is_due(number, time.perf_counter()):
             return False
         if self._slots:
             self._note_buffers(number)
@@ -195,6 +196,9 @@ class Memory:
         self.is_poked = self._pokes > 1
         if self._pokes <= MOST_POKES:
             program.events.append(Event(None, (), {}, poked=_copies(self._parameters, self._versions)))
+
+    def _is_due(self, number: int, now: float) -> bool:
+        return now >= self._next and (number % EVERY == 0 or not self.snapshots)
 
     def _take_snapshot(self, number: int) -> None:
         if len(self.snapshots) == MOST_SNAPSHOTS:

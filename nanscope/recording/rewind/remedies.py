@@ -18,7 +18,8 @@ from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.rewrites import rewrite_of
 from nanscope.recording.rewind.tape import Program
 
-SECONDS = 30.0  # after which no further change is tried
+MOST_EXECUTED = 5_000  # steps, after which no further change is tried: the same on every machine
+SECONDS = 120.0  # the same, for steps that take long
 FACTORS = (0.5, 0.2, 0.1, 0.03, 0.01, 0.001)  # of the learning rate
 HALVINGS = 3  # between the largest factor that survives and the smallest that does not
 GROWTH = 10.0  # of the loss before it broke
@@ -64,6 +65,7 @@ class Trial:
         self._programs = [program for program in programs if program.number >= snapshot.number]
         self._meant = snapshot.state.nonfinite()
         self._grew = False
+        self._executed = 0
         self._until = time.monotonic() + SECONDS
 
     def fields(self, origin: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -98,6 +100,7 @@ class Trial:
         losses: list[float] = []
         last = len(self._programs) - 1
         for i, program in enumerate(self._programs):
+            self._executed += 1
             clear_gradients(self._model, self._optimizers)
             fields = {**change.fields, **(change.last if i == last else {})}
             try:
@@ -112,7 +115,7 @@ class Trial:
         return losses
 
     def _tried(self, change: Change) -> dict[str, Any] | None:
-        if time.monotonic() > self._until:
+        if self._executed > MOST_EXECUTED or time.monotonic() > self._until:
             return None
         return self._told(change, survives=self.survives(change))
 

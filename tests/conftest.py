@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from nanscope.store.guard import children
+from nanscope.store.guard import children, sandbox
+from nanscope.store.guard.answer import Answer, pack, unpack
+from nanscope.store.guard.refusal import refused
+from nanscope.store.guard.watched import WatchedFile
+
+# one per worker of xdist, and per program that a test starts: two workers on two cores that run two threads
+# each spend most of their time waiting for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,3 +24,21 @@ def forking_beside_the_thread_of_xdist() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         patch = pytest.MonkeyPatch()
         patch.setattr(children, "_is_alone", lambda: len(children.sys._current_frames()) <= 2)
+
+
+@pytest.fixture(autouse=True)
+def without_a_child_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a test has just written are looked at in this process, not in one of their own.
+
+    The copy of a process that holds torch costs five times what the rest of reading a small run does. Where
+    files are hostile, in `tests/store`, a fixture of the same name leaves the real child.
+    """
+    monkeypatch.setattr(sandbox, "_ask", _look_here)
+
+
+def _look_here(descriptor: int, name: str) -> Answer:
+    """What the child would do and say, with its answer packed and unpacked as if it had come through a pipe."""
+    try:
+        return unpack(pack(children._look(WatchedFile(descriptor))))
+    except ValueError:
+        raise refused(name, "the look at it ended without an answer") from None

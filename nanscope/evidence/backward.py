@@ -44,6 +44,12 @@ PICKING = (
 )
 
 
+DEEPEST = 4
+
+SATURATING = ("tanh", "sigmoid", "softmax", "log_softmax", "erf", "hardtanh", "hardsigmoid", "gelu", "silu")
+"""Functions that let no gradient through where they are flat: nothing is picked there."""
+
+
 def of_gradient(facts: Facts) -> Iterator[Claim]:
     """Claims about a gradient that was born broken; none if nothing is proved."""
     forward = facts.forward or Operation({})
@@ -55,7 +61,22 @@ def of_gradient(facts: Facts) -> Iterator[Claim]:
     if slope is not None:
         yield slope
     elif not masked:
+        yield from _infinity(facts, name)
         yield from _product(facts, name)
+
+
+def _infinity(facts: Facts, name: str) -> Iterator[Claim]:
+    """Something infinite of the forward pass, which did no harm there, meets a gradient of zero."""
+    for operand in facts.operands if facts.is_nan else ():
+        made, depth = operand, 0
+        while made.number("inf") > 0 and (maker := made.maker) is not None and depth < DEEPEST:
+            born = Facts({**maker.data, "result": {"dtype": made.text("dtype"), "posinf": 1}})
+            for claim in by_operands(born):
+                why = f"{claim.why}; the backward of `{name}` multiplies it by zero{facts.where}"
+                yield Claim(claim.cause, why, claim.evidence, claim.rewrite)
+                return
+            made = next((o for o in maker.operands if o.number("inf") > 0), Made({}))
+            depth += 1
 
 
 def _quotient(facts: Facts, name: str) -> Iterator[Claim]:
@@ -125,7 +146,8 @@ def _is_masked(facts: Facts) -> bool:
     held = [value for value in (facts.element[1] if facts.element else ()) if value is not None]
     incoming = facts.at("grad", "grad_output", "self")
     nothing = facts.is_nan and (incoming == 0.0 or (0.0 in held and any(math.isinf(v) for v in held)))
-    return nothing and any(made.op.startswith(PICKING) for made in facts.before())
+    names = (made.op for made in facts.before() if made.op.startswith((*PICKING, *SATURATING)))
+    return nothing and not next(names, SATURATING[0]).startswith(SATURATING)
 
 
 def _masked(facts: Facts, name: str, operand: Made) -> Claim:

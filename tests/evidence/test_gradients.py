@@ -67,6 +67,16 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         backward("log", WITH_ZERO, grad=PICKED, held=[0.0]),
         ["masked-branch-gradient", "log-of-zero"],
     ),
+    "a flat function before an overflow": (
+        backward(
+            "mul",
+            operand(),
+            grad=operand("grad", 0.0, 1.0, zeros=9, made_by=maker("tanh", operand(made_by=maker("slice")))),
+            held=[0.0, INF],
+        )
+        | {"operands": [UNPICKED, operand("self", posinf=1, made_by=maker("exp", operand(high=300.0)))]},
+        ["exp-overflow"],
+    ),
     "zero by itself": (backward("sqrt", WITH_ZERO, grad=UNPICKED, held=[0.0]), ["sqrt-at-zero"]),
     "picked": (backward("exp", operand(), grad=PICKED, held=[1.0]), []),
     "a product": (backward("mm", operand(high=1e20), grad=LARGE, value=INF), ["gradient-explosion"]),

@@ -163,6 +163,11 @@ class Scene:
         )
 
     @property
+    def is_updating(self) -> bool:
+        """Whether an optimizer is at its step."""
+        return bool(self._optimizers)
+
+    @property
     def _module(self) -> str:
         return (self._modules[-1] or "") if self._modules else ""
 

@@ -50,17 +50,28 @@ class _Course:
     """How a step went: which of its operations made what does harm in the end."""
 
     operations: Operations
+    scene: Scene
     ends: set[int] = field(default_factory=set)
     loss_is_finite: bool = True
     error: Exception | None = None
 
     def see_roots(self, roots: Sequence[Tensor]) -> None:
         """A backward pass begins."""
+        self._see_loss()
         with _disable_current_modes():  # the look itself is no part of the step
             for root in roots:
                 if not is_finite(root):
                     self.loss_is_finite = False
                     self.end_at(root)
+
+    def _see_loss(self) -> None:
+        """What was computed since the pass before, outside of the model and of optimizers, is loss."""
+        if self.scene.is_updating:
+            return
+        for operation in reversed(self.operations.made):
+            if operation.phase in ("backward", "forward"):
+                return
+            operation.phase = "loss"
 
     def see_gradient(self, roots: Sequence[Tensor]) -> None:
         """A gradient is asked for, which may or may not become part of the loss."""
@@ -127,7 +138,7 @@ def watch(
 def _followed(
     step: Callable[[], object], scene: Scene, names: Names, model: nn.Module, optimizers: Sequence[Optimizer]
 ) -> _Course:
-    course = _Course(Operations(scene, names))
+    course = _Course(Operations(scene, names), scene)
     scene.on_backward, scene.on_gradient = course.see_roots, course.see_gradient
     scene.on_given = course.operations.see_given
     try:

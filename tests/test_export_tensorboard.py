@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from nanscope import export
+from nanscope.cli import cli
 from nanscope.errors import UsageError
 from nanscope.run import Run, is_missing
 from tests.store.files import append_pattern, writing
@@ -104,13 +104,16 @@ def test_no_torch_is_loaded(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the command that helps."""
+def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the command that helps, and no folder is left behind."""
 
     def refuse(name: str) -> Any:
         raise ImportError(name)
 
     monkeypatch.setattr(export, "import_module", refuse)
-    run = small_run()
+    record(tmp_path / "run.h5", 10)
+    (tmp_path / "there").mkdir()
+    words = [str(tmp_path / "run.h5"), "--to", "tensorboard", "-o", str(tmp_path / "there" / "logs")]
     with pytest.raises(UsageError, match=r"pip install 'nanscope\[tensorboard\]'"):
-        export.write_tensorboard(run, export.select(run), io.BytesIO(), lambda _done, _all: None)
+        cli(["export", *words], standalone_mode=False)
+    assert not list((tmp_path / "there").iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -158,9 +159,8 @@ def export(
     recorded, folder = open_run(run), output
     if form == "tensorboard" and output is not None:
         output = event_file(recorded, output)
-        _make_folder(output.parent)
     selection = select(recorded, patterns, steps)
-    with _destination(output) as out, Bar(recorded.name, sys.stderr) as show:
+    with _destination(output, form) as out, Bar(recorded.name, sys.stderr) as show:
         WRITERS[form](recorded, selection, out, show)
     if output is not None:
         table = (
@@ -168,6 +168,20 @@ def export(
         )
         click.echo(f"{table}, {size(output.stat().st_size)}: {output}")
         click.echo(f"\n{_next(form, run, folder)}")
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder to write into; what had to be made for it is removed if nothing was written."""
+    missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    try:
+        _make_folder(folder)
+        yield
+    except BaseException:
+        for made in missing:
+            with contextlib.suppress(OSError):  # it was not made, or somebody has put something there
+                made.rmdir()
+        raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -186,9 +200,9 @@ def _next(form: str, run: Path, folder: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _destination(path: Path | None) -> Iterator[IO[bytes]]:
+def _destination(path: Path | None, form: str) -> Iterator[IO[bytes]]:
     if path is not None:
-        with new_file(path) as out:
+        with _made(path.parent) if form == "tensorboard" else contextlib.nullcontext(), new_file(path) as out:
             yield out
         return
     try:

@@ -172,12 +172,20 @@ def _growing(run: Run, growth: Finding, birth: Finding, lr: float | None) -> _Na
         at = f" at a learning rate of {lr:g}" if lr is not None else ""
         return (
             "learning-rate-divergence",
-            f"{text}: the updates overshoot{at}",
-            (*_sharpness(run), growth.message, birth.message),
+            f"{text}: the updates {'follow the loss' if (falls := _falls(birth)) else 'overshoot'}{at}",
+            (*falls, *_sharpness(run), growth.message, birth.message),
         )
     if "output" in evidence["kinds"]:
         return "activation-explosion", f"{text}, while the weights stay in their band", (growth.message,)
     return "gradient-explosion", f"{text}, while outputs and weights stay in their band", (growth.message,)
+
+
+def _falls(birth: Finding) -> tuple[str, ...]:
+    """Whether the loss went down without a bound while norms grew: that is what the updates are for."""
+    loss = birth.evidence.get("loss_before")
+    if loss is None or not loss < -CLOSE:
+        return ()
+    return (f"the loss fell to {number(loss)} meanwhile: it has no lower bound, its sign may be wrong",)
 
 
 def _sharpness(run: Run) -> Iterator[str]:

@@ -140,3 +140,24 @@ def test_remedies_that_were_tried() -> None:
     assert (ids[-1], remedies[-1].outcome) == ("lower-learning-rate", "not-prevented")
     assert len(ids) == len(set(ids))
     assert all(remedy.outcome == "untried" for remedy in remedies[1:-1])
+
+
+def test_a_loss_without_a_lower_bound() -> None:
+    """Norms that grow while the loss falls for ever: updates do what they are for; near miss: it rises."""
+    steps = np.arange(STEPS)
+    fall = np.where(steps < BIRTH, -(10.0 ** np.clip(steps - (BIRTH - 35), 0, 34)), np.nan)
+    found = the(ended(growing=True, loss=fall), "learning-rate-divergence")
+    assert "follow the loss" in found.why
+    assert "no lower bound" in found.evidence[0]
+    found = the(ended(growing=True), "learning-rate-divergence")
+    assert "overshoot" in found.why
+    assert not any("lower bound" in each for each in found.evidence)
+
+
+def test_a_rate_below_zero_stands_first() -> None:
+    """It is told since when; near miss: a small positive one is no cause."""
+    rates = np.where(np.arange(STEPS) < 40, 0.1, -0.1)
+    answer = ended(OVERFLOW, growing=True, lr=rates)
+    assert names(answer)[:2] == ["bad-learning-rate", "learning-rate-divergence"]
+    assert "since step 40" in the(answer, "bad-learning-rate").why
+    assert "bad-learning-rate" not in names(ended(OVERFLOW, growing=True, lr=1e-9))

@@ -288,3 +288,42 @@ def test_what_the_program_writes_beside_its_model(tmp_path: Path) -> None:
     for _, y in data:
         expected.mul_(0.9).add_(y.mean(0), alpha=0.1)
     assert torch.equal(mean, expected)
+
+
+def test_between_two_backward_passes(tmp_path: Path) -> None:
+    """What the second loss is made of belongs to the loss, also where no gradient can be asked of it."""
+    model, data = net(), batches(5)
+    data[BAD][1][6] = -0.1
+    optimizer = SGD(model.parameters(), lr=0.05)
+    with nanscope.record(model, optimizer, tmp_path / "run.h5"):
+        for x, y in data:
+            optimizer.zero_grad()
+            output = model(x)
+            squares(output, y).backward(retain_graph=True)
+            (output - torch.log(y + 0.1)).square().mean().backward()
+            optimizer.step()
+    event = only(nanscope.open_run(tmp_path / "run.h5"), "origin")
+    assert (event["step"], event["phase"], event["op"], event["samples"]) == (BAD, "loss", "log", [6])
+
+
+@pytest.mark.parametrize(("rows", "blamed"), [([4], [4]), ([1, 6], [1, 6]), ([], [])])
+def test_the_row_that_overflows(tmp_path: Path, rows: list[int], blamed: list[int]) -> None:
+    """Rows that are far larger than the others are to blame for a sum; where all are, none is."""
+    data = batches(5)
+    data[BAD][1][:] += 0.0 if rows else 3e19
+    data[BAD][1][rows] = 3e19
+    event = only(recorded(tmp_path / "run.h5", net(), squares, data), "origin")
+    assert (event["step"], event["samples"]) == (BAD, blamed)
+
+
+def test_an_infinite_target_that_reaches_the_loss(tmp_path: Path) -> None:
+    """It is the target, not the mean that lets it through; near miss: one that is masked out."""
+    data = batches(5)
+    data[BAD][1][2, 1] = math.inf
+    run = recorded(tmp_path / "run.h5", net(), lambda out, y: (out - y).abs().mean(), data)
+    assert (only(run, "origin")["op"], only(run, "origin")["samples"]) == ("sub", [2])
+    assert nanscope.diagnose(run).causes[0].id == "bad-target"
+    kept = recorded(
+        tmp_path / "kept.h5", net(), lambda out, y: (out - y)[torch.isfinite(y)].abs().mean(), data
+    )
+    assert nanscope.diagnose(kept).verdict is Verdict.HEALTHY

@@ -14,6 +14,13 @@ from nanscope.store.guard.watched import WatchedFile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers", "real_child: run files are looked at by a process of its own, as in a user's program"
+    )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def forking_beside_the_thread_of_xdist() -> None:
     """A worker of xdist has a second thread, which only waits for messages and holds no lock.
@@ -27,17 +34,17 @@ def forking_beside_the_thread_of_xdist() -> None:
 
 
 @pytest.fixture(autouse=True)
-def without_a_child_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_a_child_per_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that a test has just written are looked at in this process, not in one of their own.
 
-    The copy of a process that holds torch costs five times what the rest of reading a small run does. Where
-    files are hostile, in `tests/store`, a fixture of the same name leaves the real child.
+    The copy of a process that holds torch costs five times what the rest of reading a small run does.
     """
-    monkeypatch.setattr(sandbox, "_ask", _look_here)
+    if request.node.get_closest_marker("real_child") is None:
+        monkeypatch.setattr(sandbox, "_ask", _look_here)
 
 
 def _look_here(descriptor: int, name: str) -> Answer:
-    """What the child would do and say, with its answer packed and unpacked as if it had come through a pipe."""
+    """What the child would do and say, its answer packed and unpacked as if it had come through a pipe."""
     try:
         return unpack(pack(children._look(WatchedFile(descriptor))))
     except ValueError:

@@ -14,7 +14,6 @@ import pytest
 from nanscope.errors import RunFileError
 from nanscope.store.compaction.chunks import chunk_crc
 from nanscope.store.compaction.compact import compact
-from nanscope.store.guard import children
 from nanscope.store.reader import open_run
 from tests.store.crafts import sound
 from tests.store.mutating import Original
@@ -31,9 +30,8 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "run.h5"
 
 
-def test_a_file_cut_at_every_structure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_cut_at_every_structure(path: Path) -> None:
     """Before, in the middle of and behind each piece that libhdf5 reads: refused, in words for a person."""
-    monkeypatch.setattr(children, "_start", children._fork)
     original = Original.of(path)
     lengths = {at for start, size in original.metadata for at in (start, start + size // 2, start + size)}
     cuts = sorted((at for at in lengths if at < len(original.data)), reverse=True)
@@ -60,6 +58,7 @@ def compacted(tmp_path: Path) -> Path:
     return tmp_path / "run.h5"
 
 
+@pytest.mark.real_child
 @pytest.mark.parametrize(
     ("inflated", "words"),
     [(300_000, "whose checksum is wrong"), (50_000_000, "larger than its contents")],
@@ -77,6 +76,7 @@ def test_a_chunk_that_inflates_without_end(compacted: Path, inflated: int, words
         tracemalloc.stop()
 
 
+@pytest.mark.real_child
 def test_a_chunk_that_is_crafted_well_is_read(compacted: Path) -> None:
     """So it is the size that is refused: the same place with honest bytes gives these."""
     planes = np.arange(ROWS, dtype="<f4").view(np.uint8).reshape(-1, 4).T

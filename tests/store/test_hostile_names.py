@@ -19,6 +19,8 @@ from nanscope.store.writer import RunWriter
 from nanscope.values import Kind, Site
 from tests.store.crafts import sound
 
+pytestmark = pytest.mark.real_child
+
 NAMES = {
     "\x1b[31mred\x1b]0;title\x07": "?[31mred?]0;title?",
     "\u202egnol\u2066": "?gnol?",

@@ -19,6 +19,8 @@ from nanscope.store.guard.watched import WatchedFile
 from nanscope.store.inventory import Inventory
 from tests.store.crafts import sound
 
+pytestmark = pytest.mark.real_child
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

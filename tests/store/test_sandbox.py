@@ -25,6 +25,8 @@ from nanscope.store.guard.watched import WatchedFile
 from nanscope.store.inventory import Inventory
 from tests.store.crafts import sound
 
+pytestmark = pytest.mark.real_child
+
 WAYS = {"fork": children._fork, "interpreter": children._spawn}
 LIMITS = ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CORE")
 

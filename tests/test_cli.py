@@ -1,4 +1,8 @@
-"""The command line as a user meets it: real processes, real files, exit codes, one line per error."""
+"""The command line as a user meets it: real files, exit codes, one line per error.
+
+A process of its own where that matters, else the same command in this one: a process with torch takes seconds
+to start.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import nanscope
+import nanscope.cli
 
 DIVERGING = ["train", "--batch-size", "1", "--hidden", "64,64", "--lr", "0.4", "--aftermath", "20"]
 
@@ -27,6 +33,25 @@ def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedPr
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"} | environment,
     )
+
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
+    """Runs the command in a folder as `run` does, in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["nanscope", *words])
+        with pytest.raises(SystemExit) as left:
+            nanscope.cli.main()
+        told = capfd.readouterr()
+        return subprocess.CompletedProcess(words, int(left.value.code or 0), told.out, told.err)
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +78,26 @@ def test_train_tells_the_story(trained: tuple[Path, subprocess.CompletedProcess[
     assert all(row[1:] == (0,) * 9 for row in recorded.epochs[-1].confusion)  # argmax of NaN is index 0
 
 
-def test_diagnose_says_it_again(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_diagnose_says_it_again(trained: tuple[Path, subprocess.CompletedProcess[str]], here: Here) -> None:
     """The same text from the file alone, exit code 1; `replay --once` and the newest run agree."""
     folder, done = trained
-    for words in (["diagnose", "runs/digits-bs1.h5"], ["replay", "runs/digits-bs1.h5", "--once"], ["replay"]):
-        again = run(folder, *words)
+    again = run(folder, "diagnose", "runs/digits-bs1.h5")
+    assert (again.returncode, again.stdout) == (1, done.stdout)
+    for words in (["replay", "runs/digits-bs1.h5", "--once"], ["replay"]):
+        again = here(folder, *words)
         assert (again.returncode, again.stdout) == (1, done.stdout)
 
 
-def test_diagnose_as_json(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_diagnose_as_json(trained: tuple[Path, subprocess.CompletedProcess[str]], here: Here) -> None:
     """Strict JSON with the verdict and the origin."""
     folder, _ = trained
-    done = run(folder, "diagnose", "runs/digits-bs1.h5", "--format", "json")
+    done = here(folder, "diagnose", "runs/digits-bs1.h5", "--format", "json")
     told = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert (done.returncode, told["verdict"]) == (1, "diverged")
     assert told["origin"]["phase"] in {"forward", "loss", "backward"}
 
 
-def test_three_cases_side_by_side(tmp_path: Path) -> None:
+def test_three_cases_side_by_side(tmp_path: Path, here: Here) -> None:
     """Repeated batch sizes train one after the other and end in the comparison."""
     done = run(tmp_path, *DIVERGING, "--batch-size", "32", "--batch-size", "full", "--epochs", "2")
     assert done.returncode == 0
@@ -81,17 +108,17 @@ def test_three_cases_side_by_side(tmp_path: Path) -> None:
     told = done.stdout.splitlines()[-1].split()
     assert told[:2] == ["nanscope", "replay"]
     for words in (["compare", *told[2:]], told[1:]):
-        again = run(tmp_path, *words)
+        again = here(tmp_path, *words)
         assert (again.returncode, again.stdout) == (1, done.stdout)
 
 
-def test_a_healthy_run_exits_with_0(tmp_path: Path) -> None:
+def test_a_healthy_run_exits_with_0(tmp_path: Path, here: Here) -> None:
     """Training twice keeps both files; a healthy one is calm and exits with 0."""
-    words = ["train", "--hidden", "32", "--epochs", "8", "-o", "mine.h5"]
-    assert run(tmp_path, *words).returncode == 0
-    second = run(tmp_path, *words)
+    words = ["train", "--hidden", "32", "-o", "mine.h5", "--epochs"]
+    assert run(tmp_path, *words, "1").returncode == 0
+    second = run(tmp_path, *words, "8")
     assert "mine.h5 exists: recording into mine-2.h5" in second.stderr
-    done = run(tmp_path, "diagnose", "mine-2.h5")
+    done = here(tmp_path, "diagnose", "mine-2.h5")
     assert (done.returncode, done.stderr) == (0, "")
     assert "HEALTHY" in done.stdout
 
@@ -148,12 +175,15 @@ WRONG = {
 }
 
 
+IN_A_PROCESS = ("no such option", "missing file", "bad device")  # by click, without torch, and with it
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(name: str, tmp_path: Path, here: Here) -> None:
     """Every mistake: its exit code, one line on stderr that says what to do, nothing on stdout."""
     words, code, said = WRONG[name]
     (tmp_path / "file").write_text("not a run file")
-    done = run(tmp_path, *words)
+    done = (run if name in IN_A_PROCESS else here)(tmp_path, *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("nanscope: ")

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nanscope.recording.quiet import quiet
+
 
 class Watcher(Protocol):
     """What is told about a backward pass; `roots` are the tensors that it starts from."""
@@ -69,8 +71,9 @@ def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: A
     global _depth  # noqa: PLW0603 - the depth belongs to the process, as the patched function does
     told = tuple(_watchers)
     roots = (tensors,) if isinstance(tensors, Tensor) else tuple(t for t in tensors if isinstance(t, Tensor))
-    for watcher in told:
-        watcher.before_backward(roots)
+    with quiet():
+        for watcher in told:
+            watcher.before_backward(roots)
     _depth += 1
     try:
         result = original(tensors, *args, **kwargs)
@@ -80,6 +83,7 @@ def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: A
         raise
     finally:
         _depth -= 1
-    for watcher in told:
-        watcher.after_backward(roots)
+    with quiet():
+        for watcher in told:
+            watcher.after_backward(roots)
     return result

@@ -22,6 +22,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from nanscope.recording.quiet import quiet
+
 Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
 Meet = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Leave | None]
@@ -147,11 +149,13 @@ def _install(original: Callable[..., Any]) -> None:
             return _outermost(original, key, self, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
-            enter(self, args, kwargs)
+            with quiet():
+                enter(self, args, kwargs)
         output = original(self, *args, **kwargs)
         leave = _leaving.get(key)
         if leave is not None:
-            leave(args, output)
+            with quiet():
+                leave(args, output)
         return output
 
     _patches.append(__call__)
@@ -167,11 +171,13 @@ def _outermost(
         met = None if _meet is None else _meet(module, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
-            enter(module, args, kwargs)
+            with quiet():
+                enter(module, args, kwargs)
         output = original(module, *args, **kwargs)
         leave = _leaving.get(key)
         if leave is not None:
-            leave(args, output)
+            with quiet():
+                leave(args, output)
         if met is not None:
             met(args, output)
         return output

@@ -45,7 +45,7 @@ from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.rewind.frames import Trace, trace
-from nanscope.recording.rewind.listener import Listener
+from nanscope.recording.rewind.listener import Listener, rest, wake
 from nanscope.recording.rewind.tape import Event
 
 MOST = 8  # recorders at a time
@@ -237,11 +237,13 @@ class Discovery:
         self._muted = [(listener, listener.events) for listener in others if listener.events is not None]
         for listener, _ in self._muted:
             listener.events = None
+        rest()
 
     def _unmute(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         for listener, events in self._muted:
             listener.events = events
         self._muted = []
+        wake()
 
     # -- leaving --------------------------------------------------------------------------------------
 

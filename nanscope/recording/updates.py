@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
+from nanscope.recording.quiet import quiet
+
 Hook = Callable[[Optimizer], None]
 ELEMENTS = 16  # of each parameter
 
@@ -72,7 +74,8 @@ class Updates:
     def _hook(self, call: Hook) -> Callable[[Optimizer, Any, Any], None]:
         def hook(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
             if self._optimizers is not None or self.concerns(optimizer):
-                call(optimizer)
+                with quiet():
+                    call(optimizer)
 
         return hook
 

@@ -59,6 +59,16 @@ class Listener:
         _EARS.turn_off(self)
 
 
+def rest() -> None:
+    """An update runs, which no listener writes down: it shall not pay for a mode."""
+    _EARS.rest()
+
+
+def wake() -> None:
+    """It is over."""
+    _EARS.wake()
+
+
 class _Ears(TorchFunctionMode):
     """The mode that all listeners share."""
 
@@ -108,7 +118,18 @@ class _Ears(TorchFunctionMode):
         """One less; where another mode lies on top it stays and writes nothing."""
         if listener in self._listeners:
             self._listeners.remove(listener)
-        if self._listeners or not self._on:
+        if not self._listeners:
+            self.rest()
+
+    def wake(self) -> None:
+        """Hear again if there is a listener."""
+        if self._listeners and not self._on and _len_torch_function_stack() == 0:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._on = True
+
+    def rest(self) -> None:
+        """Hear nothing until the next listener comes, or it is waked."""
+        if not self._on:
             return
         if _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
             self.__exit__(None, None, None)

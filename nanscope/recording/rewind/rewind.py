@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from nanscope.recording import backward, calls
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
+from nanscope.recording.quiet import loud
 from nanscope.recording.rewind.frames import trace
 from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
@@ -376,7 +377,7 @@ class Rewinder:
 
     def _answer(self, ask: Callable[[], Answer], noticed: int) -> None:
         try:
-            with self._aside(), room(self._model, self._optimizers):
+            with loud(), self._aside(), room(self._model, self._optimizers):
                 answer = ask()
                 self._tell(answer.kind, answer.step, **answer.fields)
                 if answer.kind == "origin":

@@ -107,6 +107,14 @@ class Pass:
             self.measured = [seen for seen in self.measured if seen.place not in gradients]
             self.touched = False
 
+    def let_go(self) -> None:
+        """Hold nothing: hooks of its outputs hold this, and through those outputs would hold themselves.
+
+        No collector of garbage sees such a circle, for part of it lies in autograd's graph.
+        """
+        self.spend()
+        self.calls, self.node = [], None
+
     def strip(self) -> None:
         """Let go of the outputs; their gradients can still arrive."""
         self.calls = [(out, NOTHING, 0, back, arrived) for out, _, _, back, arrived in self.calls]

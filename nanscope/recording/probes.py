@@ -100,6 +100,8 @@ class Probes:
         self._current = None
         self.usual.clear()
         if len(self.passes) != 1 or not self._pass.untouched:
+            for each in self.passes:
+                each.let_go()
             self._pass = Pass()
             self.passes = [self._pass]
         self.odd = self.transformed = False
@@ -413,8 +415,8 @@ class Probes:
     def _arrival(self, place: int, of: Pass) -> Callable[[Tensor], None]:
         """A tensor hook for the gradient of an output that is to be measured as it arrives."""
 
-        def arrive(gradient: Tensor) -> None:
-            if not self.active or is_transformed():
+        def arrive(gradient: Tensor | None) -> None:
+            if gradient is None or not self.active or is_transformed():  # None: of gradcheck
                 return
             try:
                 of.touched = True

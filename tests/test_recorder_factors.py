@@ -51,9 +51,13 @@ def _frozen() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("when", WHEN)
-@pytest.mark.parametrize("name", PENALTIES)
+# each penalty at each time, and before and after the model with each of both
+PENALISED = [
+    (name, when, (i + j) % 2 == 0) for i, name in enumerate(PENALTIES) for j, when in enumerate(WHEN)
+]
+
+
+@pytest.mark.parametrize(("name", "when", "before"), PENALISED)
 def test_a_penalty_by_turns_is_seen(name: str, when: str, before: bool, tmp_path: Path) -> None:
     """Graphs of one size that differ only in which weight the loss uses, from the first step they occur."""
     twins = both(Net, _penalised(PENALTIES[name], WHEN[when], before=before), tmp_path / "run.h5")
@@ -100,9 +104,15 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
 }
 
 
-@pytest.mark.parametrize("when", [0, CHANGE])
-@pytest.mark.parametrize("layer", ["first", "second"])
-@pytest.mark.parametrize("name", CHANGES)
+# each change of each layer, from the start or later by turns; the layers are alike but for their place
+CHANGED = [
+    (name, layer, (0, CHANGE)[(i + j) % 2])
+    for i, name in enumerate(CHANGES)
+    for j, layer in enumerate(("first", "second"))
+]
+
+
+@pytest.mark.parametrize(("name", "layer", "when"), CHANGED)
 def test_what_comes_between_is_seen(name: str, layer: str, when: int, tmp_path: Path) -> None:
     """Hooks and overrides, from the start or put on later; what arrives at the weight is recorded."""
 

@@ -149,7 +149,7 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None, blow: Finding
         )
     if growth is not None:
         yield _growing(run, growth, birth, lr)
-    elif blow is not None:
+    elif blow is not None and blow.evidence["ordinary"]:
         at = f" at a learning rate of {lr:g}" if lr is not None else ""
         yield "learning-rate-divergence", f"{blow.message}{at}", (*_sharpness(run), birth.message)
     if birth.phase is Phase.BACKWARD and birth.evidence["inf"]:

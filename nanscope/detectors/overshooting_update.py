@@ -46,12 +46,17 @@ def overshooting_update(run: Run) -> Iterable[Finding]:
         site = max(sites_of(run, Kind.WEIGHT), key=lambda each: _share(run, each, row), default=None)
         if site is None or _share(run, site, row) < SHARE:
             continue
-        if _is_worse(run, row) and _is_ordinary(run, row, episode.start) and not any(geometric_growth(run)):
-            yield _finding(run, site, row, birth_of(run, episode))
+        if _is_worse(run, row) and not any(geometric_growth(run)):
+            odd = (
+                ""
+                if _is_ordinary(run, row, episode.start)
+                else ", and the data of these steps was out of line"
+            )
+            yield _finding(run, site, row, birth_of(run, episode), odd)
         return
 
 
-def _finding(run: Run, site: Site, row: int, birth: Birth) -> Finding:
+def _finding(run: Run, site: Site, row: int, birth: Birth, odd: str) -> Finding:
     update, norm = _beside(run, site, Kind.UPDATE, row), value_at(run, site, "l2", row) or 0.0
     return Finding(
         "NS308",
@@ -59,10 +64,10 @@ def _finding(run: Run, site: Site, row: int, birth: Birth) -> Finding:
         Severity.WARNING,
         step_of(run, row),
         f"the update of step {step_of(run, row)} replaced {site}: its norm is {number(update)}, that of the "
-        f"sum {number(norm)}; {birth.name} is non-finite in step {birth.step}",
+        f"sum {number(norm)}; {birth.name} is non-finite in step {birth.step}{odd}",
         site,
         Phase.UPDATE,
-        {"update": update, "norm": norm, "lr": value_at(run, None, "lr", row)},
+        {"update": update, "norm": norm, "lr": value_at(run, None, "lr", row), "ordinary": not odd},
     )
 
 

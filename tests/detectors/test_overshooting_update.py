@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nanscope.detectors.overshooting_update import overshooting_update
+from nanscope.diagnosis import diagnose
 from nanscope.run import Run
 from nanscope.values import Kind
 from tests.builders import diverged_run, make_run
@@ -41,10 +42,9 @@ def test_the_first_update_that_replaced_a_weight() -> None:
     [
         (0.4, {"weights": {"fc.weight": [0.5, 0.5, NAN, NAN]}, "stats": {UPDATE: [0.4, 0.1, NAN, NAN]}}),
         (1.0, {"stats": {UPDATE: [1.0, 1.0, NAN, NAN]}}),
-        (59.0, {"inputs": [1.0, 1e4, 1.0, 1.0]}),
         (59.0, {"outputs": {"fc": [1.0] * 4}, "weights": {"fc.weight": [60.0] * 4}, "loss": [2.0] * 4}),
     ],
-    ids=["small numbers", "a small part", "an input out of line", "no trouble"],
+    ids=["small numbers", "a small part", "no trouble"],
 )
 def test_what_is_none(update: float, parts: dict[str, Any]) -> None:
     """Near misses."""
@@ -62,9 +62,21 @@ def test_a_loss_out_of_line() -> None:
         "weights": {"fc.weight": row},
         "stats": {UPDATE: [*[0.01] * 5, 59.0, NAN, NAN]},
     }
-    assert not list(overshooting_update(short(0.1, **odd, loss=[*[2.0] * 5, 2e6, NAN, NAN])))
-    assert list(overshooting_update(short(0.1, **odd, loss=[*[2.0] * 5, 3.0, NAN, NAN])))
+    (found,) = overshooting_update(short(0.1, **odd, loss=[*[2.0] * 5, 2e6, NAN, NAN]))
+    assert not found.evidence["ordinary"]
+    (found,) = overshooting_update(short(0.1, **odd, loss=[*[2.0] * 5, 3.0, NAN, NAN]))
+    assert found.evidence["ordinary"]
     assert not list(overshooting_update(run))
+
+
+def test_an_input_out_of_line() -> None:
+    """The rate is not blamed for what the data did."""
+    (found,) = overshooting_update(short(59.0, inputs=[1.0, 1e4, 1.0, 1.0]))
+    assert not found.evidence["ordinary"]
+    assert "out of line" in found.message
+    causes = {cause.id for cause in diagnose(short(59.0, inputs=[1.0, 1e4, 1.0, 1.0])).causes}
+    assert "learning-rate-divergence" not in causes
+    assert "learning-rate-divergence" in {cause.id for cause in diagnose(short(59.0)).causes}
 
 
 def test_growth_tells_more() -> None:

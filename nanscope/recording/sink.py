@@ -138,7 +138,8 @@ class Sink:
                 continue  # somebody took the name between the look and the making
             except UsageError as error:
                 self._give_up(error)
-        if self._writer is not None and self._writer.path.name != self._wanted.name:
+        is_told = self._keep == "always"  # nobody has named the files of runs that may leave none
+        if is_told and self._writer is not None and self._writer.path.name != self._wanted.name:
             self._tell(f"{self._wanted} exists: recording into {self.path}")
 
     def _put(self, call: str, /, *args: Any, **kwargs: Any) -> None:

@@ -128,17 +128,24 @@ def test_annotations_on_github(pytester: pytest.Pytester, monkeypatch: pytest.Mo
 
 
 def test_workers_of_xdist(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several processes, tests in random order: the same failures, the annotations from the controller."""
+    """In another process, in random order, torch imported by a test: the annotations are the controller's."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     source = """
-@pytest.mark.parametrize("number", range(4))
-def test_case(number): fit(bad=2 if number % 2 else None)
+import pytest
+def test_before(): pass
+@pytest.mark.parametrize("bad", [2, None])
+def test_case(bad):
+    from program import fit
+    fit(bad=bad)
+def test_after():
+    import torch
+    assert torch.__spec__.loader.name == "torch"
 """
-    pytester.makepyfile(test_it=PRELUDE + source)
-    result = pytester.runpytest_subprocess(*PLUGIN, "--nanscope", "-n2", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2, failed=2)
-    assert kept(pytester) == ["test_it-test_case-1.h5", "test_it-test_case-3.h5"]
-    assert sum(line.startswith("::error file=test_it.py") for line in result.outlines) == 2
+    pytester.makepyfile(test_it=source, program=PRELUDE)
+    result = pytester.runpytest_subprocess(*PLUGIN, "--nanscope", "-n1", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=3, failed=1)
+    assert kept(pytester) == ["test_it-test_case-2.h5"]
+    assert sum(line.startswith("::error file=program.py") for line in result.outlines) == 1
 
 
 LOADED = """
@@ -149,42 +156,21 @@ def pytest_unconfigure(config):
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--nanscope"]], ids=["off", "on"])
-def test_without_torch_nothing_is_loaded(pytester: pytest.Pytester, options: list[str]) -> None:
-    """Neither torch nor h5py nor numpy, on or off, as long as the tests do not import them."""
-    pytester.makeconftest(LOADED)
-    pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): pass")
-    pytester.runpytest_subprocess(*PLUGIN, *QUIET, *options).assert_outcomes(passed=2)
-    loaded = json.loads((pytester.path / "loaded.json").read_text())
-    assert loaded == (["nanscope.plugin"] if options else [])
-
-
-def test_torch_is_imported_within_a_test(pytester: pytest.Pytester) -> None:
-    """The watch begins right then; a test before it is not disturbed."""
-    source = """
-def test_before(): pass
-def test_bad():
-    import torch
-    torch.nn.functional.relu(torch.nn.Linear(2, 2)(torch.ones(1, 2)) * 0).log().sum().backward()
-def test_after():
-    import torch
-    assert torch.__spec__.loader.name == "torch"
-"""
-    pytester.makepyfile(test_it=source)
-    result = pytester.runpytest_subprocess(*PLUGIN, *QUIET, "--nanscope")
-    result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["nanscope: `log` gave -inf (step 0, loss)"])
-
-
 def test_the_entry_point(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as an installed package names it, it is there by itself, and is blocked by its name."""
+    """Named as an installed package names it, it is there by itself, and is blocked by its name.
+
+    Neither torch nor h5py nor numpy are loaded, on or off, as long as the tests do not import them.
+    """
     about = pytester.mkdir("site") / "nanscope_here-0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: nanscope-here\nVersion: 0\n")
     (about / "entry_points.txt").write_text("[pytest11]\nnanscope = nanscope.pytest_plugin\n")
     monkeypatch.setenv("PYTHONPATH", str(about.parent), prepend=":")
-    pytester.makepyfile(test_it="def test_it(): pass")
-    pytester.runpytest_subprocess(*QUIET, "--nanscope").assert_outcomes(passed=1)
+    pytester.makeconftest(LOADED)
+    pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): pass")
+    for option, loaded in (("--nanscope", ["nanscope.plugin"]), ("-q", [])):
+        pytester.runpytest_subprocess(*QUIET, option).assert_outcomes(passed=2)
+        assert json.loads((pytester.path / "loaded.json").read_text()) == loaded
     blocked = pytester.runpytest_subprocess(*QUIET, "-p", "no:nanscope", "--nanscope")
     assert blocked.ret == pytest.ExitCode.USAGE_ERROR
     blocked.stderr.fnmatch_lines(["*unrecognized arguments: --nanscope*"])

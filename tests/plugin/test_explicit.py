@@ -28,10 +28,16 @@ def test_within(nanscope):
 """
 
 
-@pytest.mark.parametrize("watched", [True, False], ids=["on", "off"])
-def test_expecting(pytester: pytest.Pytester, watched: bool) -> None:
+def test_expecting_needs_no_option(pytester: pytest.Pytester) -> None:
+    """Who takes the fixture is watched."""
+    run(pytester, SOURCE, "-k", "expected or finite", watched=False).assert_outcomes(
+        passed=1, failed=1, deselected=5
+    )
+
+
+def test_expecting(pytester: pytest.Pytester) -> None:
     """What is expected is no failure; what is not, before and after the block, and what does not come, is."""
-    result = run(pytester, SOURCE, watched=watched)
+    result = run(pytester, SOURCE)
     result.assert_outcomes(passed=2, failed=5)
     told = {name: text_of(result, name)[0] for name in ("test_other_cause", "test_finite")}
     assert told["test_finite"] == "nanscope: everything in the block was finite"

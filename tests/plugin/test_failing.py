@@ -66,15 +66,16 @@ BORN = {
 }
 
 
-@pytest.mark.parametrize("where", BORN)
-def test_where_it_may_be_born(pytester: pytest.Pytester, where: str) -> None:
+def test_where_it_may_be_born(pytester: pytest.Pytester) -> None:
     """In a loss, a gradient, an update, or an output that belongs to no training."""
     log = "class Log(nn.Module):\n    def forward(self, x): return torch.log(x - x)\n"
-    result = run(pytester, f"{log}def test_bad():\n    {BORN[where]}")
-    result.assert_outcomes(failed=1)
-    phase = where.partition(" ")[0]
-    assert text_of(result, "test_bad")[0].endswith(f", {phase})")
-    assert only_file(pytester).exists()
+    names = {where: f"test_{where.replace(' ', '_')}" for where in BORN}
+    tests = [f"def {names[where]}():\n    {text}" for where, text in BORN.items()]
+    result = run(pytester, log + "\n".join(tests))
+    result.assert_outcomes(failed=len(BORN))
+    for where, name in names.items():
+        assert text_of(result, name)[0].endswith(f", {where.partition(' ')[0]})")
+    assert len(kept(pytester)) == len(BORN)
 
 
 def test_an_optimizers_state(pytester: pytest.Pytester) -> None:
@@ -125,6 +126,13 @@ def test_several_models(pytester: pytest.Pytester) -> None:
     told = text_of(result, "test_bad")
     assert told[-1].startswith("nanscope: also Sequential: `log`")
     assert kept(pytester) == ["test_it-test_bad-2.h5", "test_it-test_bad.h5"]
+
+
+def test_the_same_model_made_again_and_again(pytester: pytest.Pytester) -> None:
+    """Each has its own file, and that one has a number is nothing to warn of."""
+    result = run(pytester, "def test_bad():\n    fit(); fit(bad=1)\n", "-W", "error")
+    result.assert_outcomes(failed=1)
+    assert text_of(result, "test_bad")[0] == "nanscope: `log` gave -inf (step 2, loss)"
 
 
 def test_a_test_that_fails_by_itself(pytester: pytest.Pytester) -> None:

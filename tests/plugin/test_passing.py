@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.running import kept, run
+from tests.plugin.running import kept, run, text_of
 
 pytest_plugins = "pytester"
 
@@ -62,6 +62,20 @@ HEALTHY = {
         scaler.step(optimizer)
         scaler.update()
 """,
+    "undefined gradients that gradcheck tries": """
+    x = torch.randn(3, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(nn.Linear(2, 2).double(), (x,))
+""",
+    "a training that is given up": """
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x in (torch.ones(1, 3), torch.full((1, 3), torch.inf)):
+        loss = model(x).sum()
+        if not loss.isfinite():
+            break
+        loss.backward()
+        optimizer.step()
+""",
     "huge but finite": """
     model = nn.Linear(2, 2)
     (model(torch.full((1, 2), 1e30)) * 1e-30).sum().backward()
@@ -81,11 +95,11 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_healthy(pytester: pytest.Pytester, name: str) -> None:
-    """It passes, nothing is kept, and nothing is warned of."""
-    result = run(pytester, f"def test_good():\n{HEALTHY[name]}", "-W", "error")
-    result.assert_outcomes(passed=1)
+def test_healthy(pytester: pytest.Pytester) -> None:
+    """Each passes, nothing is kept, and nothing is warned of."""
+    tests = [f"def test_{name.replace(' ', '_')}():\n{text}" for name, text in HEALTHY.items()]
+    result = run(pytester, "\n".join(tests), "-W", "error")
+    result.assert_outcomes(passed=len(HEALTHY))
     assert kept(pytester) == []
 
 
@@ -135,21 +149,22 @@ def test_the_marker_watches_one_test(pytester: pytest.Pytester) -> None:
     run(pytester, "def test_unwatched(): fit()\n", watched=False).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize(
-    ("marker", "hint"),
-    [
-        ("allow='infinity'", "say any of nan, inf"),
-        ("alow='inf'", "it takes allow, collapse, modules, phases, skip"),
-        ("phases=3", "takes words here, not 3"),
-        ("collapse='yes'", "True or False"),
-        ("'inf'", "keywords only"),
-    ],
-)
-def test_a_slip_in_the_marker(pytester: pytest.Pytester, marker: str, hint: str) -> None:
+SLIPS = {
+    "allow='infinity'": "say any of nan, inf",
+    "alow='inf'": "it takes allow, collapse, modules, phases, skip",
+    "phases=3": "takes words here, not 3",
+    "collapse='yes'": "True or False",
+    "'inf'": "keywords only",
+}
+
+
+def test_a_slip_in_the_marker(pytester: pytest.Pytester) -> None:
     """It is an error that says what may be written."""
-    result = run(pytester, f"@pytest.mark.nanscope({marker})\ndef test_bad(): pass")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*{hint}*"])
+    tests = [f"@pytest.mark.nanscope({marker})\ndef test_{i}(): pass" for i, marker in enumerate(SLIPS)]
+    result = run(pytester, "\n".join(tests))
+    result.assert_outcomes(errors=len(SLIPS))
+    for number, hint in enumerate(SLIPS.values()):
+        assert hint in "\n".join(text_of(result, f"test_{number}"))
 
 
 def test_collapse(pytester: pytest.Pytester) -> None:

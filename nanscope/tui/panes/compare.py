@@ -178,7 +178,7 @@ def _axis(scene: Scene, cells: Cells, row: int, width: int) -> None:
     stretch, unit, room = _stretch(scene), scene.place.unit.value, width - LABELS
     begin, middle, end = (short(x) for x in stretch.positions(2))
     cells.write(row, 1, fit_end(unit, LABELS - 1), DIM)
-    cells.write(row, LABELS, f"{begin} log" if stretch.logarithmic else begin, DIM)
+    cells.write(row, LABELS + 1, f"{begin} (log)" if stretch.logarithmic else begin, DIM)
     cells.write(row, LABELS + room // 2, middle, DIM)
     cells.write(row, width - len(end), end, DIM)
 

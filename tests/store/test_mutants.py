@@ -1,4 +1,4 @@
-"""A thousand damaged run files: each opens or is refused, and no signal, hang or other error gets out."""
+"""Five hundred damaged run files: each opens or is refused, and no signal, hang or other error gets out."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return path
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_mutants(original: Path, tmp_path: Path, seed: int) -> None:
-    """250 of each seed; a program of its own reads all that it gets of them, in bounded memory and time."""
+def test_mutants(original: Path, tmp_path: Path) -> None:
+    """250 of each kind; a program of its own reads all that it gets of them, in bounded memory and time."""
     path = tmp_path / "mutant.h5"
     shutil.copy(original, path)
-    program = [sys.executable, "-W", "error", "-m", "tests.store.mutating", str(path), "250", str(seed)]
+    program = [sys.executable, "-W", "error", "-m", "tests.store.mutating", str(path), "250", "1"]
     done = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     outcomes = [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]

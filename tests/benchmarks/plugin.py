@@ -1,24 +1,26 @@
 """What the pytest plugin costs on training tests, and whether it cries wolf there.
 
-    python -m tests.benchmarks.plugin [--rounds N] [--plant] [PATHS ...]
+    python -m tests.benchmarks.plugin [--rounds N] [--plant | --light] [PATHS ...]
 
 Runs the tests with and without `--nanscope` in turn, each time in a fresh process on one thread, and prints
 the processor time of each test and in total (the least of all rounds), and the tests that end otherwise when
 they are watched. With `--plant` a NaN is put into the output of one layer in every test, to see how many of
-the tests that train notice. PATHS are test files of any installed project; by default the suite beside this
-file.
+the tests that train notice. With `--light` a suite without torch is run instead. PATHS are test files of any
+installed project; by default the suite beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -28,6 +30,8 @@ from tests.plugin.running import PLUGIN
 SUITE = Path(__file__).with_name("plugin_suite.py")
 OPTIONS = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"]
 PLACE = ["--import-mode=importlib", "-p", "no:unraisableexception", "-c", "/dev/null"]
+
+LIGHT = 500  # tests of a suite without torch
 
 Times = dict[str, tuple[float, str]]
 """Processor seconds and outcome of each test."""
@@ -131,13 +135,41 @@ def table(off: Times, on: Times) -> Iterator[str]:
     yield f"{bare:8.3f} {watched:8.3f} {watched / max(bare, 1e-9):7.2f}  all {len(off)} tests"
 
 
+def light(rounds: int) -> Iterator[str]:
+    """What tests without torch pay for it; processor time, the median of paired differences."""
+    asked = {"blocked": ["-p", "no:nanscope"], "off": [], "on": ["--nanscope"]}
+    spent: dict[str, list[float]] = {name: [] for name in asked}
+    with tempfile.TemporaryDirectory() as folder:
+        suite = Path(folder, "test_light.py")
+        suite.write_text("".join(f"def test_{number}(): pass\n" for number in range(LIGHT)))
+        for _ in range(rounds):
+            for name, options in asked.items():
+                command = [sys.executable, "-m", "pytest", *OPTIONS, *PLACE, *options, str(suite)]
+                before = _of_children()
+                subprocess.run(command, capture_output=True, check=True, cwd=folder)
+                spent[name].append(_of_children() - before)
+    off = median(b - a for a, b in zip(spent["blocked"], spent["off"], strict=True))
+    on = median(b - a for a, b in zip(spent["off"], spent["on"], strict=True))
+    yield f"off: {1e3 * off:.1f} ms per run of pytest"
+    yield f"on: {1e3 * on / LIGHT:.3f} ms per test without torch ({LIGHT} tests)"
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="*", default=[str(SUITE)])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plant", action="store_true")
+    parser.add_argument("--light", action="store_true")
     chosen = parser.parse_args()
+    if chosen.light:
+        print(*light(chosen.rounds), sep="\n")
+        return
     paths = [str(Path(path).absolute()) for path in chosen.paths]
     if chosen.plant:
         times, planted = measured(paths, "--nanscope", "--plant")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from nanscope.errors import UsageError
+from nanscope.errors import NanscopeError, UsageError
 
 if TYPE_CHECKING:
     from nanscope.recording.discovery import Found
@@ -62,10 +66,25 @@ def run(
     path = output or Path("runs") / f"{name}.h5"
     check_folder(path.parent)
     way = scripts.as_way(on_nonfinite)
+    ended: list[int] = []
+    atexit.register(_interrupted, ended)  # before those of the script, so it is called after them
+    process = os.getpid()
     code, found = scripts.run(script, arguments, path, is_module=module, on_nonfinite=way)
-    sys.stdout.flush()
-    _tell(found)
+    ended.append(code)
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # the script has closed it
+        sys.stdout.flush()
+    if os.getpid() == process:  # not in a child that the script has forked
+        _tell(found)
     sys.exit(code)
+
+
+def _interrupted(ended: Sequence[int]) -> None:
+    """Die of the signal, as Python does, so that a shell that runs the script stops, too."""
+    if ended == [-signal.SIGINT]:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _tell(found: Sequence[Found]) -> None:
@@ -82,8 +101,12 @@ def _tell(found: Sequence[Found]) -> None:
         if each.path is None:
             click.echo(f"nanscope: {each.name} could not be recorded", err=True)
             continue
-        opened = open_run(each.path)
-        diagnosis = diagnose(opened)
+        try:
+            opened = open_run(each.path)
+            diagnosis = diagnose(opened)
+        except NanscopeError as error:  # moved or removed by the script, whose exit code is to be kept
+            click.echo(f"nanscope: {error}", err=True)
+            continue
         if len(found) > 1 and diagnosis.verdict is Verdict.HEALTHY:
             click.echo(f"nanscope: {each.name}: {diagnosis.summary} ({each.path})", err=True)
             continue

@@ -121,6 +121,7 @@ class Discovery:
         self._backwards: weakref.WeakKeyDictionary[Recorder, int] = weakref.WeakKeyDictionary()
         self._asleep: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._muted: list[tuple[Listener, list[Event] | None]] = []
+        self._stepping: Optimizer | None = None
         self.found: list[Found] = []
 
     def __enter__(self) -> Self:
@@ -228,11 +229,14 @@ class Discovery:
         recorder.gives_way = True
         recorder.__enter__()
         self._recorders[id(model)] = recorder
+        if self._stepping is not None and recorder.takes(self._stepping):
+            recorder._by_hand.give_up()  # what its closure calls for is one step, though parameters change
 
     # -- updates --------------------------------------------------------------------------------------
 
     def _mute(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """The update of one model is no part of the step that another one is in."""
+        self._stepping = optimizer
         others = [each._rewinder._listener for each in self.recorders if not each.takes(optimizer)]
         self._muted = [(listener, listener.events) for listener in others if listener.events is not None]
         for listener, _ in self._muted:
@@ -240,6 +244,7 @@ class Discovery:
         rest()
 
     def _unmute(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._stepping = None
         for listener, events in self._muted:
             listener.events = events
         self._muted = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import runpy
+import signal
 import sys
 import traceback
 import warnings
@@ -21,7 +23,7 @@ from nanscope.recording.record import record
 from nanscope.recording.recorder import OnNonfinite, Recorder
 
 STOPPED = 1  # exit code of a script that was stopped at a non-finite value
-INTERRUPTED = 130
+INTERRUPTED = -signal.SIGINT  # in the way of `subprocess`
 
 
 def run(
@@ -40,7 +42,7 @@ def run(
         is_module: whether `name` is a module's, as after `python -m`.
 
     Returns:
-        The exit code, and what became of each model; a traceback is on stderr already.
+        The exit code, or `INTERRUPTED`, and what became of each model; a traceback is on stderr already.
     """
     opened: list[Recorder] = []
 
@@ -79,12 +81,13 @@ def _executed(name: str, args: Sequence[str], *, is_module: bool) -> int:
         return 0
     sys.argv[:] = [name, *args]
     sys.path[0] = str(Path(name).resolve().parent)
-    with io.open_code(str(Path(name).resolve())) as source:
-        code = compile(source.read(), name, "exec", dont_inherit=True)
+    file = os.path.abspath(name)  # noqa: PTH100 - as the interpreter does: not through links
+    with io.open_code(file) as source:
+        code = compile(source.read(), file, "exec", dont_inherit=True)
     main = ModuleType("__main__")
-    loader = SourceFileLoader("__main__", name)
+    loader = SourceFileLoader("__main__", file)
     main.__dict__.update(
-        __file__=name, __builtins__=builtins, __loader__=loader, __spec__=None, __cached__=None
+        __file__=file, __builtins__=builtins, __loader__=loader, __spec__=None, __cached__=None
     )
     sys.modules["__main__"] = main  # and it stays: what runs at exit, and other processes, look there
     exec(code, main.__dict__)  # noqa: S102 - this is what it is for
@@ -96,7 +99,7 @@ def _code(leaving: SystemExit) -> int:
     if leaving.code is None:
         return 0
     if isinstance(leaving.code, int):
-        return leaving.code
+        return leaving.code & 0xFF
     print(leaving.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
     return 1
 

@@ -62,7 +62,7 @@ class Sink:
     def __init__(
         self, path: Path, capacity: int | None, budget: int = DEFAULT_BUDGET, keep: KeepRun = "always"
     ) -> None:
-        self._wanted = path
+        self._wanted, self._pid = path, os.getpid()
         self._folder = path.parent.absolute()  # the program may change its directory before the first step
         self._capacity = capacity
         self._budget = budget
@@ -129,6 +129,8 @@ class Sink:
             self._put(call, *args, **kwargs)
 
     def _create(self, header: Header, room: SnapshotRoom | None) -> None:
+        if os.getpid() != self._pid:  # forked before there was a file: the name is the parent's
+            self._wanted = self._wanted.with_stem(f"{self._wanted.stem}.fork{os.getpid()}")
         while self._writer is None and self._usable:
             try:
                 self._writer = RunWriter.create(

@@ -129,3 +129,51 @@ import sys
 print("no model here", sys.argv[1:])
 sys.exit(3)
 """
+
+ODD_END = """
+import os, signal, sys
+import torch
+from torch import nn
+
+model = nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def step():
+    optimizer.zero_grad()
+    model(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+
+
+for number in range(5):
+    if number == 1:
+        child = os.fork()
+        if child == 0:
+            step()
+            sys.exit(0)
+        os.waitpid(child, 0)
+    step()
+print("the last words", flush=True)
+sys.stdout.close()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+CLOSURE = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model, x = nn.Linear(3, 1), torch.randn(16, 3)
+optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+
+
+def closure():
+    optimizer.zero_grad()
+    loss = (model(x) - x.sin().sum(1, keepdim=True)).square().mean()
+    loss.backward()
+    return loss
+
+
+for _ in range(4):
+    optimizer.step(closure)
+"""

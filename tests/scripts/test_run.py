@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def test_a_script_is_run_as_python_runs_it(folder: Path, capsys: pytest.CaptureF
     code, found = run(script(folder, programs.CLASSIFIER), ["-o", "its own"], Path("run.h5"))
     told = capsys.readouterr()
     assert (code, told.err) == (0, "")
-    assert told.out.splitlines()[-1] == "given its own __main__ train.py"
+    assert told.out.splitlines()[-1] == f"given its own __main__ {Path.cwd() / 'train.py'}"
     assert [(each.name, each.path, each.steps) for each in found] == [("Sequential", Path("run.h5"), 12)]
     assert nanscope.diagnose("run.h5").verdict is Verdict.HEALTHY
     assert len(nanscope.open_run("run.h5")) == 12
@@ -76,6 +77,12 @@ def test_updates_without_an_optimizer(folder: Path) -> None:
     diagnosis = nanscope.diagnose("lm.h5")
     assert diagnosis.verdict is Verdict.SUSPICIOUS
     assert "geometric-growth" in [finding.slug for finding in diagnosis.findings]
+
+
+def test_a_closure_that_calls_the_model_first(folder: Path) -> None:
+    """The model is first called within a step of LBFGS, whose calls of its closure are one step."""
+    _, found = run(script(folder, programs.CLOSURE), [], Path("run.h5"))
+    assert [(each.name, each.steps) for each in found] == [("Linear", 4)]
 
 
 def test_a_script_that_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +137,23 @@ def test_the_command(folder: Path) -> None:
     assert len(done.stdout.splitlines()) == 13
     assert "DIVERGED" in done.stderr
     assert done.stderr.splitlines()[-1] == "nanscope replay run.h5"
+
+
+def test_signals_forks_and_a_closed_stdout(folder: Path) -> None:
+    """A child that trains on is not the run; what is printed and how it ends is as without nanscope."""
+    path = script(folder, programs.ODD_END)
+    ways: tuple[list[str], ...] = ([], ["-m", "nanscope", "run", "-o", "run.h5"])
+    commands = [[sys.executable, *words, path] for words in ways]
+    alone, watched = (
+        subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        for command in commands
+    )
+    assert (watched.returncode, watched.stdout) == (alone.returncode, alone.stdout)
+    assert alone.returncode == -signal.SIGINT
+    assert watched.stderr.startswith(alone.stderr)
+    assert watched.stderr.splitlines()[-1] == "nanscope replay run.h5"
+    assert len(nanscope.open_run(folder / "run.h5")) == 5
+    assert all(path.name.startswith("run.fork") for path in folder.glob("run?*.h5"))
 
 
 def test_no_such_script(folder: Path) -> None:

@@ -117,6 +117,8 @@ def _suspicious(run: Run, worst: list[Finding], handled_origin: Origin | None) -
     if worst:
         more = f"; {len(worst) - 1} more" if len(worst) > 1 else ""
         first = max(worst, key=lambda finding: finding.severity)
+        if first.rule == "NS309":
+            return f"the training came to nothing: {first.message}{more}"
         if first.severity is Severity.ERROR:
             return f"nothing diverged, but {first.message}{more}"
         return f"nothing broke for good, but look at this: {first.message}{more}"

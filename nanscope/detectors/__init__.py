@@ -14,6 +14,7 @@ from nanscope.detectors.headroom import headroom
 from nanscope.detectors.healed import healed
 from nanscope.detectors.label_imbalance import label_imbalance
 from nanscope.detectors.loss_spike import loss_spike
+from nanscope.detectors.lost_loss import lost_loss
 from nanscope.detectors.nan_predictions import nan_predictions
 from nanscope.detectors.overshooting_update import overshooting_update
 from nanscope.detectors.scaler_skip import scaler_skip
@@ -43,6 +44,7 @@ DETECTORS: tuple[Detector, ...] = (
     geometric_growth,
     overshooting_update,
     loss_spike,
+    lost_loss,
     dead_units,
     vanishing_gradient,
     frozen_weights,

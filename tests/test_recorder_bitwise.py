@@ -177,3 +177,13 @@ def test_bit_identical(step: Callable[..., None], name: str, rows: int, tmp_path
     assert all(torch.isfinite(tensor).all() for tensor in bare)  # NaN equals nothing, not even itself
     assert all(torch.equal(a, b) for a, b in zip(bare, recorded, strict=True))
     assert torch.equal(bare_random, random)
+
+
+def test_bit_identical_with_threads(tmp_path: Path) -> None:
+    """The same where operations are shared among two threads: all other tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        test_bit_identical(plain, "adamw", 6, tmp_path)
+    finally:
+        torch.set_num_threads(before)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nanscope.recording.quiet import quiet
+from nanscope.recording.quiet import quietly
 
 
 class Watcher(Protocol):
@@ -71,9 +71,8 @@ def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: A
     global _depth  # noqa: PLW0603 - the depth belongs to the process, as the patched function does
     told = tuple(_watchers)
     roots = (tensors,) if isinstance(tensors, Tensor) else tuple(t for t in tensors if isinstance(t, Tensor))
-    with quiet():
-        for watcher in told:
-            watcher.before_backward(roots)
+    for watcher in told:
+        quietly(watcher.before_backward, roots)
     _depth += 1
     try:
         result = original(tensors, *args, **kwargs)
@@ -83,7 +82,6 @@ def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: A
         raise
     finally:
         _depth -= 1
-    with quiet():
-        for watcher in told:
-            watcher.after_backward(roots)
+    for watcher in told:
+        quietly(watcher.after_backward, roots)
     return result

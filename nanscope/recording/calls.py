@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from nanscope.recording.quiet import quiet
+from nanscope.recording.quiet import quietly
 
 Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
@@ -149,13 +149,11 @@ def _install(original: Callable[..., Any]) -> None:
             return _outermost(original, key, self, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
-            with quiet():
-                enter(self, args, kwargs)
+            quietly(enter, self, args, kwargs)
         output = original(self, *args, **kwargs)
         leave = _leaving.get(key)
         if leave is not None:
-            with quiet():
-                leave(args, output)
+            quietly(leave, args, output)
         return output
 
     _patches.append(__call__)
@@ -171,13 +169,11 @@ def _outermost(
         met = None if _meet is None else _meet(module, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
-            with quiet():
-                enter(module, args, kwargs)
+            quietly(enter, module, args, kwargs)
         output = original(module, *args, **kwargs)
         leave = _leaving.get(key)
         if leave is not None:
-            with quiet():
-                leave(args, output)
+            quietly(leave, args, output)
         if met is not None:
             met(args, output)
         return output

@@ -6,19 +6,22 @@ hooks of another would go through it thousands of times.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch._C import DisableTorchFunction, _EnableTorchFunction, _len_torch_function_stack
 
-_NOTHING = nullcontext()
 
-
-def quiet() -> AbstractContextManager[Any]:
-    """A block that no mode hears."""
-    return DisableTorchFunction() if _len_torch_function_stack() else _NOTHING
+def quietly(call: Callable[..., object], *args: Any) -> None:
+    """Call something that no mode is to hear; where there is none it costs nothing."""
+    if _len_torch_function_stack():
+        with DisableTorchFunction():
+            call(*args)
+    else:
+        call(*args)
 
 
 def loud() -> AbstractContextManager[Any]:
-    """A block within a quiet one in which the program runs again."""
+    """A block within a quiet call in which the program runs again."""
     return _EnableTorchFunction()

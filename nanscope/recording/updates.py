@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
-from nanscope.recording.quiet import quiet
+from nanscope.recording.quiet import quietly
 
 Hook = Callable[[Optimizer], None]
 ELEMENTS = 16  # of each parameter
@@ -74,8 +74,7 @@ class Updates:
     def _hook(self, call: Hook) -> Callable[[Optimizer, Any, Any], None]:
         def hook(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
             if self._optimizers is not None or self.concerns(optimizer):
-                with quiet():
-                    call(optimizer)
+                quietly(call, optimizer)
 
         return hook
 

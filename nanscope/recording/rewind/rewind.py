@@ -84,6 +84,7 @@ class Rewinder:
         self._program: Program | None = None
         self._course: Course | None = None  # of the last step
         self._brief: Brief | None = None  # of the step under way, while it goes as that one
+        self._update: Event | None = None  # that is under way
         self._unlearnt = 0
         self._call: Event | None = None
         self._copies_inputs = False  # the model writes into what it is given
@@ -261,20 +262,34 @@ class Rewinder:
             self._begun()
         came = trace(sys._getframe(2))
         settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-        if self._brief is not None and self._brief.updates(optimizer) and self._memory.is_own(optimizer):
-            self._brief.updated, self._brief.settings = came, settings
-        elif (program := self._unfold()) is not None:
+        self._note_update()
+        self._update = Event(None, (), {}, came, optimizer=optimizer, settings=settings)
+        usual = self._brief is not None and self._brief.updates(optimizer) and self._memory.is_own(optimizer)
+        if not usual and (program := self._unfold()) is not None:
             self._memory.begin_update(program, optimizer)
-            program.events.append(Event(None, (), {}, came, optimizer=optimizer, settings=settings))
+        if asks_for_closure(optimizer):  # it calls the model itself, and all of that belongs to the update
+            self._note_update()
 
     def end_update(self, optimizer: Optimizer) -> None:
         """It has stepped."""
         if not self.done:
+            self._note_update()
             self._memory.end_update(optimizer)
+
+    def _note_update(self) -> None:
+        """An update comes after the calls of a closure that the optimizer was given."""
+        update, self._update = self._update, None
+        if update is None:
+            return
+        if self._brief is not None:
+            self._brief.updated, self._brief.settings = update.trace, update.settings
+        elif self._program is not None:
+            self._program.events.append(update)
 
     def end_step(self) -> None:
         """The step is over."""
         self._listener.turn_off()
+        self._note_update()
         brief = self._brief
         if brief is not None and not self.done and brief.ends():
             self._brief = None
@@ -337,7 +352,7 @@ class Rewinder:
         """Keep nothing more."""
         self.done = True
         self.detach()
-        self._program = self._call = self._course = self._brief = None
+        self._program = self._call = self._course = self._brief = self._update = None
         self._memory.clear()
 
     @property

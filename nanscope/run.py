@@ -10,10 +10,10 @@ A NaN in a column is data: the tensor's norm was NaN. A quantity that was not me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Protocol
+from functools import cached_property, update_wrapper
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from nanscope.values import Epoch, Site
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+T = TypeVar("T")
 
 MISSING_BITS = 0x7FC06E73  # a quiet NaN that spells "ns"
 MISSING = np.array(MISSING_BITS, np.uint32).view(np.float32)[()]
@@ -174,7 +175,17 @@ class Run:
     @cached_property
     def steps(self) -> NDArray[np.int64]:
         """Step number of every row."""
-        return self.source.steps(0, len(self))
+        rows = len(self)
+        if not rows:
+            return self.source.steps(0, 0)
+        first, last = (int(self.source.steps(row, row + 1)[0]) for row in (0, rows - 1))
+        # They only rise: where none can be missing there is nothing to read.
+        return np.arange(first, last + 1, dtype=np.int64) if last - first == rows - 1 else self.source.steps(0, rows)
+
+    @cached_property
+    def memory(self) -> dict[Hashable, Any]:
+        """What was found out about it, for those who ask the same again (`remembered`)."""
+        return {}
 
     @cached_property
     def _index(self) -> dict[tuple[Site | None, str], int]:
@@ -207,3 +218,16 @@ class Run:
     def events_of(self, kind: str) -> tuple[Mapping[str, Any], ...]:
         """The events of one kind, oldest first."""
         return tuple(event for event in self.events if event["kind"] == kind)
+
+
+def remembered(question: Callable[[Run], T]) -> Callable[[Run], T]:
+    """A question about a run that is worked out once, and again only when the run has more rows."""
+
+    def answer(run: Run) -> T:
+        key = question, len(run)
+        if key not in run.memory:
+            run.memory[key] = question(run)
+        found: T = run.memory[key]
+        return found
+
+    return update_wrapper(answer, question)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nanscope.detectors._rows import bad_mask, carry_mask, sites_of, step_of, value_at
 from nanscope.detectors._skips import LONG, WHOLE, skip_mask
-from nanscope.run import Bools, Run
+from nanscope.run import Bools, Run, remembered
 from nanscope.values import Kind, Phase, Site
 
 SEEN = (Kind.INPUT, Kind.OUTPUT)
@@ -59,6 +59,7 @@ class Birth:
     poisoned: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
+@remembered
 def episodes(run: Run) -> tuple[Episode, ...]:
     """Every stretch of non-finite rows, oldest first.
 
@@ -111,6 +112,7 @@ def harmful_gradients(run: Run) -> tuple[Site, ...]:
     return tuple(sites_of(run, Kind.GRAD)) or tuple(sites_of(run, Kind.GRAD_OUTPUT))
 
 
+@remembered
 def meant_infinities(run: Run) -> frozenset[Site]:
     """Sites that hold infinities (and no NaN) from the first row on, while loss and gradients are finite.
 

@@ -51,6 +51,24 @@ def measured(
     return at + start, values[at]
 
 
+def steady_since(run: Run, site: Site | None, stat: str, stop: int) -> int:
+    """A row before `stop` from which on the column has one value as far as summaries tell.
+
+    Of the rows before it none need be read to find the constant end of the column.
+    """
+    overview = run.source.overview(run.index(site, stat), BUCKET)
+    inside = int(np.searchsorted(overview.starts, stop))
+    low, high = overview.low[:inside], overview.high[:inside]
+    measured_at = np.flatnonzero(np.isfinite(low))
+    if not measured_at.size:
+        return 0
+    # The bucket that holds `stop` speaks of rows beyond it, too: it is read in any case.
+    known = measured_at[measured_at < inside - 1]
+    last = low[known[-1]] if known.size else np.nan
+    moved = known[(low[known] != last) | (high[known] != last)]
+    return int(overview.starts[moved[-1]]) if moved.size else 0
+
+
 def bad_mask(run: Run, columns: list[tuple[Site | None, str]]) -> Bools:
     """Rows at which any of the columns holds a measured NaN or inf, shape (rows,).
 
@@ -69,14 +87,14 @@ def carry_mask(run: Run, columns: list[tuple[Site | None, str]], known: Bools) -
     Rows from the first to the last one that `known` leaves open are all that is looked at.
     """
     mask = np.zeros(len(run), np.bool_)
-    open_rows = np.flatnonzero(~known)
-    for site, stat in columns if open_rows.size else []:
+    end = len(run) - int(np.argmin(known[::-1])) if not known.all() else 0  # behind the last open row
+    for site, stat in columns if end else []:
         index = run.index(site, stat)
         flagged = list(_flagged(run, index, np.zeros(0, np.bool_)))
-        if not flagged or flagged[0][0] > open_rows[-1]:
+        if not flagged or flagged[0][0] >= end:
             continue
         start = flagged[0][0]
-        values = run.source.column(index, start, int(open_rows[-1]) + 1)
+        values = run.source.column(index, start, end)
         last = np.maximum.accumulate(np.where(is_missing(values), 0, np.arange(values.size)))
         mask[start : start + values.size] |= is_nonfinite(values)[last]
     return mask
@@ -102,10 +120,10 @@ def block_mean(run: Run, name: str, block: int, stop: int) -> NDArray[np.float64
     count = stop // block
     if not run.has(None, name) or not count:
         return np.full(count, np.nan)
-    values = run.scalar(name, stop - count * block, stop).reshape(count, block).astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    seen = np.isfinite(values).sum(1)
-    total = np.nansum(values, 1)
+    values = run.scalar(name, stop - count * block, stop).reshape(count, block)
+    finite = np.isfinite(values)
+    seen = np.count_nonzero(finite, axis=1)
+    total = np.sum(np.where(finite, values, np.float32(0)), 1, dtype=np.float64)
     return np.asarray(np.divide(total, seen, out=np.full(count, np.nan), where=seen > 0), np.float64)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanscope.detectors._births import finite_rows
-from nanscope.detectors._rows import measured, sites_of, step_of
+from nanscope.detectors._rows import measured, sites_of, steady_since, step_of
 from nanscope.run import Run
 from nanscope.values import Finding, Kind, Severity, Site
 
@@ -62,7 +62,7 @@ def _finding(run: Run, why: str, still: list[_Still]) -> Finding:
 
 def _rate_is_zero_since(run: Run, stop: int) -> int | None:
     """First row of the end of a run at a learning rate of zero, if that is long."""
-    if not run.has(None, "lr") or not stop:
+    if not run.has(None, "lr") or stop < ROWS or run.scalar("lr", stop - ROWS, stop).any():
         return None
     rates = run.scalar("lr", 0, stop)
     moved = np.flatnonzero(rates != 0)
@@ -76,7 +76,7 @@ def _still(run: Run, site: Site, stop: int, since: int | None) -> _Still | None:
     Args:
         since: the row from which on the rate is zero.
     """
-    rows, norms = measured(run, site, "l2", 0, stop)
+    rows, norms = measured(run, site, "l2", steady_since(run, site, "l2", stop), stop)
     moved = np.flatnonzero(norms != norms[-1]) if norms.size else np.zeros(0, np.int64)
     first = int(moved[-1]) + 1 if moved.size else 0
     if since is not None and norms.size - first > 1 and rows[first] <= since + ROWS:

@@ -54,7 +54,7 @@ def _all_nan_since(run: Run, rows: NDArray[np.int64], samples: Floats) -> int | 
     site, classes = _logits(run), len(class_names(run))
     if site is None or not classes or not run.has(site, "nan_count"):
         return None
-    counts = run.series(site, "nan_count")[rows]
+    counts = run.series(site, "nan_count", int(rows[0]))[rows - rows[0]]
     mixed = np.flatnonzero(counts != samples * classes)
     first = int(mixed[-1]) + 1 if mixed.size else 0
     return int(rows[first]) if first < rows.size else None

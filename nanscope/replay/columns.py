@@ -20,7 +20,7 @@ from nanscope.values import Site
 BUCKETS = ((65_536, 4096), (8_192, 512), (256, 64))
 """Rows per column, at least, and the summaries that it is made of."""
 BLOCK = 4096  # rows that are read at once
-MOST_BYTES = 64 << 20
+MOST_BYTES = 24 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ Key = tuple[int, int] | tuple[int, bytes, bytes]
 
 
 class Reader:
-    """Reads columns of one run, and keeps what it has read (64 MB at most)."""
+    """Reads columns of one run, and keeps what it has read (24 MB at most)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

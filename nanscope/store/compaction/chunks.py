@@ -24,7 +24,7 @@ from nanscope.store.compaction.codec import unpack
 ABSENT = (2**64 - 1, 0, 0)
 """What stands for a chunk that is all MISSING; zeros would pass for a hole in a damaged file."""
 
-CACHE_BYTES = 64 << 20
+CACHE_BYTES = 16 << 20
 MANY = 8  # chunks from which telling the system beforehand pays
 
 

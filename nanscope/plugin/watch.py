@@ -15,6 +15,7 @@ from nanscope.plugin.sighting import Sighting
 from nanscope.plugin.strays import Strays, all_finite, kinds_of
 from nanscope.recording.discovery import Call, Discovery, Found
 from nanscope.recording.glance import Fields, glance
+from nanscope.recording.light.recorder import record_lightly
 from nanscope.recording.record import record
 from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.sink import KeepRun
@@ -88,6 +89,8 @@ class Watch:
     def _open(self, model: nn.Module) -> Recorder | None:
         if _is_sick(model):
             return None
+        if self._keep == "trouble":
+            return record_lightly(model, self._path)
         return record(model, None, self._path, keep_run=self._keep)
 
     def _close(self, recorder: Recorder) -> None:

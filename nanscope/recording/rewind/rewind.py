@@ -361,6 +361,11 @@ class Rewinder:
         return tuple(self._optimizers)
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether the root was called in a step that has not ended."""
+        return self._brief is not None or (self._program is not None and self._program.is_called)
+
+    @property
     def batch(self) -> dict[str, list[Tensor]]:
         """What has entered the step under way."""
         program = self._unfold()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.console import RenderableType
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding
@@ -23,6 +24,7 @@ from nanscope.tui.frame import Frame
 from nanscope.tui.keys import ACTIONS, Action
 from nanscope.tui.pointer import pointed
 from nanscope.tui.session import Effect, Session
+from nanscope.tui.spans import narrowed
 
 SECOND = 1.0
 Job = Callable[[], Effect | None]
@@ -224,6 +226,9 @@ class ReplayApp(App[None]):
             self._errands.put(self.session.watch)
 
     # -- out: pictures and effects ------------------------------------------------------------------------
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        super()._display(screen, narrowed(renderable))
 
     def _show(self, frame: Frame) -> None:
         self._frame = frame

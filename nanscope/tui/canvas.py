@@ -52,6 +52,8 @@ class Canvas(Widget):
             | (before.back != cells.back)
             | (before.bold != cells.bold)
         )
+        changed[:, 1:] |= changed[:, :-1] & (cells.glyphs[:, 1:] == FILL)  # a wide character is one piece
+        changed[:, :-1] |= changed[:, 1:] & (cells.glyphs[:, 1:] == FILL)
         if changed.any():
             self.refresh(*regions(changed))
 

@@ -180,7 +180,9 @@ class Run:
             return self.source.steps(0, 0)
         first, last = (int(self.source.steps(row, row + 1)[0]) for row in (0, rows - 1))
         # They only rise: where none can be missing there is nothing to read.
-        return np.arange(first, last + 1, dtype=np.int64) if last - first == rows - 1 else self.source.steps(0, rows)
+        if last - first == rows - 1:
+            return np.arange(first, last + 1, dtype=np.int64)
+        return self.source.steps(0, rows)
 
     @cached_property
     def memory(self) -> dict[Hashable, Any]:

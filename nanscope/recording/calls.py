@@ -28,6 +28,10 @@ Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
 Meet = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Leave | None]
 """Told of an outermost call before anybody else is; what it gives is called when the call has returned."""
+Around = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Callable[[Any], None] | None]
+"""Told of an outermost call last, right before it runs; what it gives is called first with what the call has
+returned, or with `RAISED`."""
+RAISED = object()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +53,7 @@ _watchers: dict[int, list[Watcher]] = {}
 _patches: list[Callable[..., Any]] = []
 _wrapped: set[int] = set()  # of those that are watched, which were called in the compiler's wrapper
 _meet: Meet | None = None
+_around: Around | None = None
 
 
 class _Depth(threading.local):
@@ -82,12 +87,17 @@ def unwatch(watchers: Mapping[int, Watcher]) -> None:
     _withdraw()
 
 
-def meet(stranger: Meet | None) -> Meet | None:
-    """Tell `stranger` of every outermost call from now on, None for nobody; gives who was told before."""
-    global _meet
+def meet(stranger: Meet | None, around: Around | None = None) -> Meet | None:
+    """Tell `stranger` of every outermost call from now on, None for nobody; gives who was told before.
+
+    Args:
+        around: told too, as long as anybody is.
+    """
+    global _meet, _around
     if stranger is not None:
         _reach()
     before, _meet = _meet, stranger
+    _around = None if stranger is None else around or _around
     _withdraw()
     return before
 
@@ -170,12 +180,18 @@ def _outermost(
         enter = _entering.get(key)
         if enter is not None:
             quietly(enter, module, args, kwargs)
-        output = original(module, *args, **kwargs)
+        around = None if _around is None else _around(module, args, kwargs)
+        output = RAISED
+        try:
+            output = original(module, *args, **kwargs)
+        finally:
+            if around is not None:
+                around(output)
         leave = _leaving.get(key)
         if leave is not None:
             quietly(leave, args, output)
         if met is not None:
-            met(args, output)
+            quietly(met, args, output)
         return output
     finally:
         _depth.inside = False

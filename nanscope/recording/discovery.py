@@ -45,7 +45,7 @@ from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.rewind.frames import Trace, trace
-from nanscope.recording.rewind.listener import Listener, rest, wake
+from nanscope.recording.rewind.listener import Listener, hush, rest, wake
 from nanscope.recording.rewind.tape import Event
 
 MOST = 8  # recorders at a time
@@ -126,7 +126,7 @@ class Discovery:
 
     def __enter__(self) -> Self:
         self._pid, self._thread = os.getpid(), threading.get_ident()
-        self._before = calls.meet(self._meet)
+        self._before = calls.meet(self._meet, hush)
         self._handles = [
             every_optimizer.register_optimizer_step_pre_hook(self._mute),
             every_optimizer.register_optimizer_step_post_hook(self._unmute),

@@ -38,6 +38,8 @@ PIECE = 1 << 16
 ROWS = 1_800_000
 EMPTY_APP = "from textual.app import App; App().run()"
 QUIET = 0.4  # seconds without output after which a screen is complete
+PAUSE = 0.05  # seconds without output after which the next key is typed
+TYPED = (b"\x1b[D", b"\x1b[D", b"H", b"+", b"-", b"N", b"k", b"v")
 KEYS = ("next_step", "next_column", "zoom_in", "zoom_out", "next_event", "down", "next_stat")
 
 
@@ -102,13 +104,13 @@ class Screen:
 
 
 @contextmanager
-def screen(*words: str) -> Iterator[Screen]:
-    """A program on a terminal of 120 x 36; killed at the end."""
+def screen(*words: str, height: int = 36, width: int = 120) -> Iterator[Screen]:
+    """A program on a terminal; killed at the end."""
     process, descriptor = pty.fork()
     if not process:
         os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
         os.execv(words[0], words)
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     try:
         yield Screen(process, descriptor)
     finally:
@@ -158,6 +160,22 @@ def drawing(path: Path, height: int, width: int) -> tuple[float, float, float]:
     return statistics.median(times), sorted(times)[int(0.95 * len(times))], found
 
 
+def answering(path: Path, height: int, width: int) -> tuple[float, float]:
+    """Milliseconds from a key to the first byte on the terminal, median and 95th percentile."""
+    times = []
+    with screen(*replayed(path), height=height, width=width) as seen:
+        seen.until(b"DIVERGED")
+        seen.settle()
+        for i in range(200):
+            begin = time.perf_counter()
+            seen.press(TYPED[i % len(TYPED)])
+            seen.read(QUIET)
+            times.append(1e3 * (time.perf_counter() - begin))
+            while seen.read(PAUSE):
+                pass
+    return statistics.median(times), sorted(times)[int(0.95 * len(times))]
+
+
 def playing(path: Path, seconds: float) -> tuple[float, float, float]:
     """Memory over an empty program's, share of a core and kilobytes per second while playing."""
     with screen(sys.executable, "-c", EMPTY_APP) as empty:
@@ -187,9 +205,10 @@ def main(rows: int, repeats: int) -> None:
     table.add_row("--once, s", "0.5", f"{once(path, repeats):.2f}")
     for (height, width), budget in {(36, 120): "33 / 80", (24, 80): "16 / -", (50, 200): "50 / -"}.items():
         middle, high, found = drawing(path, height, width)
-        table.add_row(
-            f"key to picture {width}x{height}, ms, median / p95", budget, f"{middle:.1f} / {high:.1f}"
-        )
+        size = f"{width}x{height}, ms, median / p95"
+        table.add_row(f"key to picture {size}", "", f"{middle:.1f} / {high:.1f}")
+        middle, high = answering(path, height, width)
+        table.add_row(f"key to terminal {size}", budget, f"{middle:.1f} / {high:.1f}")
     table.add_row("run to a condition, ms", "50", f"{found:.1f}")
     memory, share, bytes_ = playing(path, 5.0)
     table.add_row("memory over an empty Textual program, MB", "150", f"{memory:.0f}")

@@ -44,7 +44,7 @@ class Look:
         """The norm of each parameter's gradient in the gradient's own precision, `NONE` where none is."""
         gradients = [parameter.grad for parameter in self._parameters]
         there = [stats.strided(g.detach()) for g in gradients if g is not None]
-        found = iter(_numbers(torch._foreach_norm(there)) if there else ())  # noqa: SLF001 - the only batched one
+        found = iter(_numbers(torch._foreach_norm(there)) if there else ())
         return [NONE if g is None else next(found) for g in gradients]
 
 

@@ -7,14 +7,17 @@ it is on top. What it does for each function it does thousands of times a second
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from nanscope.recording.calls import RAISED
 from nanscope.recording.rewind.frames import is_optimizers, is_ours, trace
+from nanscope.recording.rewind.others import event_of, is_differentiable
 from nanscope.recording.rewind.tape import MOST_EVENTS, Event, is_backward, tensors_of
 
 # what torch's profiler does around every update and every `zero_grad`
@@ -69,6 +72,30 @@ def wake() -> None:
     _EARS.wake()
 
 
+def hush(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Callable[[Any], None] | None:
+    """A module is called by no other one: who listens hears one call instead of all that happens in it.
+
+    Returns:
+        What is to be called with what the module returns, None if nobody listens.
+    """
+    if not _EARS.rest():
+        return None
+    heard = _EARS.heard()
+    came = trace(sys._getframe(2)) if heard else ()
+
+    def over(output: Any) -> None:
+        _EARS.wake()
+        if output is not RAISED and heard and is_differentiable(output):
+            for events in heard:
+                event = event_of(module, args, kwargs, came)
+                event.result = output
+                events.append(event)
+
+    return over
+
+
 class _Ears(TorchFunctionMode):
     """The mode that all listeners share."""
 
@@ -81,7 +108,7 @@ class _Ears(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        heard = [e for each in self._listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
+        heard = self.heard()
         if not heard:
             return func(*args, **kwargs)
         if is_backward(func):  # written down before: the step may be executed again before it returns
@@ -105,6 +132,10 @@ class _Ears(TorchFunctionMode):
                         events.append(Event(func, args, kwargs, came, result))
         return result
 
+    def heard(self) -> list[list[Event]]:
+        """Where what is called now is to be written down."""
+        return [e for each in self._listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
+
     def turn_on(self, listener: Listener) -> bool:
         """One more listens."""
         if not self._on and _len_torch_function_stack() == 0:
@@ -127,13 +158,14 @@ class _Ears(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
             self._on = True
 
-    def rest(self) -> None:
-        """Hear nothing until the next listener comes, or it is waked."""
+    def rest(self) -> bool:
+        """Hear nothing until the next listener comes, or it is waked; whether it has heard until now."""
         if not self._on:
-            return
+            return False
         if _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
             self.__exit__(None, None, None)
             self._on = False
+        return not self._on
 
 
 _EARS = _Ears()

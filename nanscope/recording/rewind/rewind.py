@@ -28,6 +28,7 @@ from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, 
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory
+from nanscope.recording.rewind.others import rooms
 from nanscope.recording.rewind.tape import Event, Program, asks_for_closure
 from nanscope.recording.rewind.usual import Brief, Course
 
@@ -397,7 +398,8 @@ class Rewinder:
 
     def _answer(self, ask: Callable[[], Answer], noticed: int) -> None:
         try:
-            with loud(), self._aside(), room(self._model, self._optimizers):
+            steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
+            with loud(), self._aside(), room(self._model, self._optimizers), rooms(steps):
                 answer = ask()
                 self._tell(answer.kind, answer.step, **answer.fields)
                 if answer.kind == "origin":

@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
-from nanscope.recording import calls
+from nanscope.recording import calls, forgetting
 from nanscope.recording.calls import Leave
 from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.rewind.frames import Trace, trace
-from nanscope.recording.rewind.listener import Listener, hush, rest, wake
+from nanscope.recording.rewind.listener import Listener, hush, hush_forgetting, rest, wake
 from nanscope.recording.rewind.tape import Event
 
 MOST = 8  # recorders at a time
@@ -127,6 +127,7 @@ class Discovery:
     def __enter__(self) -> Self:
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._before = calls.meet(self._meet, hush)
+        forgetting.watch(hush_forgetting)
         self._handles = [
             every_optimizer.register_optimizer_step_pre_hook(self._mute),
             every_optimizer.register_optimizer_step_post_hook(self._unmute),
@@ -137,6 +138,7 @@ class Discovery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> bool:
         calls.meet(self._before)
+        forgetting.unwatch()
         for handle in self._handles:
             handle.remove()
         stopped = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.segment import Segment
@@ -67,13 +69,11 @@ class Canvas(Widget):
     def strip_of(self, row: int) -> Strip:
         """One row of the cells."""
         cells = self._cells
-        looks = (cells.fore[row].tolist(), cells.back[row].tolist(), cells.bold[row].tolist())
-        keys = list(zip(*looks, strict=True))
-        glyphs, segments, begin = cells.glyphs[row], [], 0
-        for at in range(1, len(keys) + 1):
-            if at == len(keys) or keys[at] != keys[begin]:
-                segments.append(Segment("".join(glyphs[begin:at]), self._style(keys[begin])))
-                begin = at
+        looks = (cells.fore[row], cells.back[row], cells.bold[row])
+        other = np.any([look[1:] != look[:-1] for look in looks], axis=0)
+        cuts = [0, *(np.flatnonzero(other) + 1).tolist(), cells.width]
+        glyphs, keys = cells.glyphs[row].tolist(), list(zip(*(look.tolist() for look in looks), strict=True))
+        segments = [Segment("".join(glyphs[a:b]), self._style(keys[a])) for a, b in pairwise(cuts)]
         return Strip(segments, cells.width)
 
     def _style(self, key: tuple[int, int, bool]) -> Style:

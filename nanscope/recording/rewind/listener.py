@@ -16,6 +16,7 @@ from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from nanscope.recording.calls import RAISED
+from nanscope.recording.forgetting import forgotten
 from nanscope.recording.rewind.frames import is_optimizers, is_ours, trace
 from nanscope.recording.rewind.others import event_of, is_differentiable
 from nanscope.recording.rewind.tape import MOST_EVENTS, Event, is_backward, tensors_of
@@ -40,12 +41,14 @@ class Listener:
 
     Attributes:
         events: where to; None to write nothing.
+        owned: ids of the parameters whose gradients are of interest.
     """
 
-    __slots__ = ("events",)
+    __slots__ = ("events", "owned")
 
     def __init__(self) -> None:
         self.events: list[Event] | None = None
+        self.owned: frozenset[int] = frozenset()
 
     @property
     def is_full(self) -> bool:
@@ -96,12 +99,34 @@ def hush(
     return over
 
 
+def hush_forgetting(
+    forget: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], None]:
+    """Gradients are forgotten: who has heard a backward pass of theirs in this step hears one call.
+
+    Before it, it is the gradients of the last step that are forgotten.
+    """
+    hushed = _EARS.rest()
+    if hushed and any(each.events for each in _EARS.listeners):
+        whose = set(map(id, forgotten(args[0])))
+        came = trace(sys._getframe(2))
+        for each in _EARS.listeners:
+            events = each.events
+            if events and not whose.isdisjoint(each.owned) and any(event.is_backward for event in events):
+                events.append(Event(forget, args, kwargs, came))
+    return wake if hushed else _nothing
+
+
+def _nothing() -> None:
+    """Nobody was hushed."""
+
+
 class _Ears(TorchFunctionMode):
     """The mode that all listeners share."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._listeners: list[Listener] = []
+        self.listeners: list[Listener] = []
         self._on = False
 
     def __torch_function__(
@@ -134,27 +159,27 @@ class _Ears(TorchFunctionMode):
 
     def heard(self) -> list[list[Event]]:
         """Where what is called now is to be written down."""
-        return [e for each in self._listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
+        return [e for each in self.listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
 
     def turn_on(self, listener: Listener) -> bool:
         """One more listens."""
         if not self._on and _len_torch_function_stack() == 0:
             self.__enter__()  # type: ignore[no-untyped-call]
             self._on = True
-        if self._on and listener not in self._listeners:
-            self._listeners.append(listener)
+        if self._on and listener not in self.listeners:
+            self.listeners.append(listener)
         return self._on
 
     def turn_off(self, listener: Listener) -> None:
         """One less; where another mode lies on top it stays and writes nothing."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-        if not self._listeners:
+        if listener in self.listeners:
+            self.listeners.remove(listener)
+        if not self.listeners:
             self.rest()
 
     def wake(self) -> None:
         """Hear again if there is a listener."""
-        if self._listeners and not self._on and _len_torch_function_stack() == 0:
+        if self.listeners and not self._on and _len_torch_function_stack() == 0:
             self.__enter__()  # type: ignore[no-untyped-call]
             self._on = True
 

@@ -81,6 +81,7 @@ class Rewinder:
         self._depth = 0  # calls of parts that are under way
         self._verifies = verifies
         self._listener = Listener()
+        self._listener.owned = frozenset(map(id, model.parameters()))
         self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
         self._course: Course | None = None  # of the last step
@@ -347,6 +348,7 @@ class Rewinder:
     def renew(self) -> None:
         """The model has other tensors than it had."""
         self._course = None
+        self._listener.owned = frozenset(map(id, self._model.parameters()))
         self._memory.renew()
 
     def close(self) -> None:

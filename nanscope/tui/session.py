@@ -5,24 +5,20 @@ It lives in a worker: it reads files, and the terminal never waits for it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from nanscope.errors import NanscopeError, UsageError
 from nanscope.raster.palette import Graph
-from nanscope.replay import condition, goto, link, marks
+from nanscope.replay import condition, goto, marks
 from nanscope.replay.cases import Case, ordered, siblings_of
 from nanscope.replay.place import History, Place
-from nanscope.replay.readout import readout
 from nanscope.replay.stops import Stop
 from nanscope.tui.frame import Frame, columns_of, draw
 from nanscope.tui.keys import ACTIONS, Action
 from nanscope.tui.moves import JUMPS, MOVES
-from nanscope.tui.panes.chrome import verdict_words
-from nanscope.tui.panes.raw import as_tsv
+from nanscope.tui.outgoing import copied, free_name, report
 from nanscope.tui.scene import Desk, Scene, unit_for
 from nanscope.tui.watch import News, look, notice_of, reread, stamp_of
 from nanscope.values import Severity
@@ -307,33 +303,13 @@ class Session:
         self.place = place
 
     def _copy(self) -> Effect:
-        case, place = self.scene.case, self.place
-        if self._errors:
-            return Effect("copy", "\n".join(self._errors))
-        if place.screen == 6:
-            return Effect("copy", as_tsv(self.scene))
-        lines = [link.command(place, self.desk.cases), verdict_words(self.scene)]
-        lines += [
-            f"{line.label}: {line.value} {line.aside}".rstrip()
-            for line in readout(case, place, self.scene.axis)
-        ]
-        return Effect("copy", "\n".join(lines))
+        return Effect("copy", copied(self.scene, self._errors))
 
     def _save(self) -> Effect:
-        return Effect("save", self._free("svg"))
+        return Effect("save", free_name(self.scene.case.path.stem, "svg"))
 
     def _report(self) -> None:
-        from nanscope.reporters.page import write_page  # noqa: PLC0415 - only who asks for it
-
-        path = Path(self._free("html"))
-        write_page(self.scene.case, self.place, path)
-        self.message = f"wrote {path}"
-
-    def _free(self, ending: str) -> str:
-        """A name in the current folder that is not taken."""
-        stem = self.scene.case.path.stem
-        names = (f"{stem}{f'-{i}' if i else ''}.{ending}" for i in range(1_000))
-        return next(name for name in names if not os.path.lexists(name))
+        self.message = f"wrote {report(self.scene)}"
 
 
 def _first_module(case: Case) -> str | None:

@@ -139,6 +139,7 @@ class Discovery:
     ) -> bool:
         calls.meet(self._before)
         forgetting.unwatch()
+        rest()  # the last looks are no part of a step
         for handle in self._handles:
             handle.remove()
         stopped = False

@@ -10,6 +10,7 @@ nothing of a past step but its inputs stays alive.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -279,7 +280,13 @@ def tensors_of(result: Any) -> Iterator[tuple[Tensor, Any]]:
 
 def asks_for_closure(optimizer: Optimizer | None) -> bool:
     """Whether an optimizer cannot step without one, as LBFGS."""
-    parameter = None if optimizer is None else inspect.signature(optimizer.step).parameters.get("closure")
+    return optimizer is not None and _needs_closure(type(optimizer))
+
+
+@functools.lru_cache(maxsize=256)
+def _needs_closure(kind: type[Optimizer]) -> bool:
+    """To read a signature takes as long as a small step."""
+    parameter = inspect.signature(kind.step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 

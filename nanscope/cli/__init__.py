@@ -28,18 +28,19 @@ Exit codes:
     3  a file that cannot be read, or is damaged
   130  interrupted"""
 
-COMMANDS = (
-    train.train,
-    run.run,
-    answers.diagnose,
-    answers.compare,
-    replay.replay,
-    report.report,
-    files.info,
-    files.verify,
-    files.compact,
-    files.export,
-)
+COMMANDS = {
+    train.train: "Train the batch-size experiment, recorded.",
+    run.run: "Run any script as `python` would, recorded.",
+    answers.diagnose: "Say what happened, where, when and why, and what to try.",
+    answers.compare: "Set the cases of an experiment side by side.",
+    replay.replay: "Walk through runs on the screen, step by step.",
+    report.report: "Write what happened as one web page, with charts.",
+    files.export: "Write a run as a table: csv, parquet or tensorboard.",
+    files.info: "Say what is in a run file.",
+    files.verify: "Check every checksum, count and summary of a file.",
+    files.compact: "Compress a run file in place.",
+}
+"""In the order in which they are needed, each in one line."""
 
 
 class _Commands(click.Group):
@@ -52,6 +53,11 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table, not of the alphabet."""
+        del ctx
+        return list(self.commands)
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="nanscope")
@@ -59,8 +65,8 @@ def cli() -> None:
     """Which step, which tensor, and why: divergence diagnosis for PyTorch training."""
 
 
-for command in COMMANDS:
-    command.epilog = EXIT_CODES
+for command, line in COMMANDS.items():
+    command.epilog, command.short_help = EXIT_CODES, line
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from nanscope.recording.rewind.inquiry import Snapshot
 from nanscope.recording.rewind.keeper import Slot, State, meant_infinities, slots_of
+from nanscope.recording.rewind.repeat import Repeat
 from nanscope.recording.rewind.tape import Context, Event, Program, StatePlace
 from nanscope.recording.rewind.usual import Brief
 
@@ -40,7 +41,7 @@ class Memory:
 
     def __init__(self, model: nn.Module, optimizers: list[Optimizer]) -> None:
         self._model, self._optimizers = model, optimizers
-        self._steps: deque[Program | Brief] = deque()
+        self._steps: deque[Program | Brief | Repeat] = deque()
         self.snapshots: list[Snapshot] = []
         self.is_poked = False
         self._bytes = 0
@@ -105,7 +106,7 @@ class Memory:
             and [module.training for module in self._modules] == self._flags
         )
 
-    def end(self, step: Program | Brief) -> None:
+    def end(self, step: Program | Brief | Repeat) -> None:
         """It is over."""
         self._steps.append(step)
         self._bytes += step.bytes
@@ -160,7 +161,7 @@ class Memory:
     @property
     def programs(self) -> list[Program]:
         """The steps since the older snapshot."""
-        return [step.program() if isinstance(step, Brief) else step for step in self._steps]
+        return [step if isinstance(step, Program) else step.program() for step in self._steps]
 
     def is_sound(self, state: State) -> bool:
         """Whether nothing in it is bad but what was infinite from the first."""

@@ -29,6 +29,7 @@ from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory
 from nanscope.recording.rewind.others import rooms
+from nanscope.recording.rewind.repeat import Shape
 from nanscope.recording.rewind.tape import Event, Program, asks_for_closure
 from nanscope.recording.rewind.usual import Brief, Course
 
@@ -85,6 +86,7 @@ class Rewinder:
         self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
         self._course: Course | None = None  # of the last step
+        self._shape: Shape | None = None  # of the last step that went otherwise than the one before
         self._brief: Brief | None = None  # of the step under way, while it goes as that one
         self._update: Event | None = None  # that is under way
         self._unlearnt = 0
@@ -301,15 +303,25 @@ class Rewinder:
         if program is None or self.done:
             return
         rest = program.cut()
-        program.seal()
-        self._learn(program)
-        self._copies_inputs |= program.overwritten()
-        self._listens_early |= program.reaches_back or self._memory.is_poked
-        self._memory.end(program)
+        self._keep_step(program)
         if rest:
             self._go_on(rest)
         elif self._listens_early and self._listener.turn_on():
             self._listen_early()
+
+    def _keep_step(self, program: Program) -> None:
+        """A step that is over, as what is new in it if it went as the last one."""
+        repeat = None if self._shape is None else self._shape.fits(program)
+        if repeat is not None:
+            self._unlearnt = 0
+            self._memory.end(repeat)
+        else:
+            program.seal()
+            self._learn(program)
+            self._copies_inputs |= program.overwritten()
+            self._listens_early |= program.reaches_back
+            self._memory.end(program)
+        self._listens_early |= self._memory.is_poked
 
     def _go_on(self, events: list[Event]) -> None:
         """What was called after the last update of a step begins the next one."""
@@ -324,9 +336,10 @@ class Rewinder:
 
     def _learn(self, program: Program) -> None:
         """See whether the next step can be told by what this one was."""
-        self._course = None
+        self._course = self._shape = None
         if self._unlearnt < MOST_UNLEARNT or program.number % MOST_UNLEARNT == 0:
             self._course = Course.of(program)
+            self._shape = Shape.of(program) if self._course is None else None
             self._unlearnt = 0 if self._course is not None else self._unlearnt + 1
 
     def trouble(self, noticed: int) -> None:
@@ -347,7 +360,7 @@ class Rewinder:
 
     def renew(self) -> None:
         """The model has other tensors than it had."""
-        self._course = None
+        self._course = self._shape = None
         self._listener.owned = frozenset(map(id, self._model.parameters()))
         self._memory.renew()
 
@@ -355,7 +368,7 @@ class Rewinder:
         """Keep nothing more."""
         self.done = True
         self.detach()
-        self._program = self._call = self._course = self._brief = self._update = None
+        self._program = self._call = self._course = self._shape = self._brief = self._update = None
         self._memory.clear()
 
     @property

@@ -1,0 +1,214 @@
+"""Repeat: a step of any form that went as another one, kept as what was new in it.
+
+A step that is written down is hundreds of objects. Thousands of such steps would make Python's collector of
+garbage walk through everything there is, again and again, for longer than the steps themselves take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from nanscope.recording.rewind.tape import Context, Event, Program, Ref, tensors_of
+
+_VALUES = frozenset(
+    (int, float, bool, str, slice, type(None), torch.Size, torch.dtype, torch.device, torch.memory_format)
+)
+
+
+class _Outside:
+    """Stands for a tensor that comes from outside of the step."""
+
+
+_OUTSIDE = _Outside()
+
+
+class _Misfit(Exception):  # noqa: N818 - it is an answer
+    """A step goes otherwise."""
+
+
+@dataclass(slots=True, eq=False)
+class Shape:
+    """How a step goes: its events, with `_OUTSIDE` for whatever came from outside."""
+
+    events: list[Event]
+
+    @classmethod
+    def of(cls, program: Program) -> Shape | None:
+        """Of a sealed step; None if others cannot be told by it."""
+        if program.reaches_back or program.is_open or any(event.poked for event in program.events):
+            return None
+        fixed = program.fixed
+        return cls(
+            [
+                Event(
+                    event.call,
+                    _form(event.args, fixed),
+                    _form(event.kwargs, fixed),
+                    event.trace,
+                    context=event.context,
+                    optimizer=event.optimizer,
+                    settings=event.settings,
+                )
+                for event in program.events
+            ]
+        )
+
+    def fits(self, program: Program) -> Repeat | None:
+        """What is new in a step that is over and not sealed; None if it went otherwise."""
+        if len(program.events) != len(self.events):
+            return None
+        try:
+            with torch._C.DisableTorchFunction():
+                return _Fitting(program).fit(self)
+        except _Misfit:
+            return None
+
+
+@dataclass(slots=True, eq=False)
+class Repeat:
+    """A step that went as its shape.
+
+    Attributes:
+        tensors, counts: what came from outside, in order, and the counts of writes into each.
+        contexts: of the calls, in order; only the state of torch's CPU generator where there is no more to it.
+        settings: of the updates, in order.
+    """
+
+    shape: Shape
+    number: int
+    rows: int
+    training: Any
+    graded: Any
+    loss: float | None
+    tensors: list[Tensor] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    contexts: list[Context | Tensor] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list)
+    bytes: int = 0
+
+    def program(self) -> Program:
+        """The same, written down."""
+        tensors, contexts, settings = iter(self.tensors), iter(self.contexts), iter(self.settings)
+        program = Program(self.number, rows=self.rows, training=self.training, graded=self.graded)
+        program.loss, program.bytes, program.sealed = self.loss, self.bytes, True
+        for tensor, count in zip(self.tensors, self.counts, strict=True):
+            program.fixed.setdefault(id(tensor), (tensor, count))
+        for event in self.shape.events:
+            made = Event(event.call, _filled(event.args, tensors), _filled(event.kwargs, tensors), event.trace)
+            if event.context is not None:
+                known = next(contexts)
+                made.context = known if isinstance(known, Context) else Context(known, (), {})
+            if event.optimizer is not None:
+                made.optimizer, made.settings = event.optimizer, next(settings)
+            program.events.append(made)
+        return program
+
+
+class _Fitting:
+    """Of one step; see `Shape.fits`."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._made: dict[int, Ref] = {}
+        self._entered: set[int] = set()
+
+    def fit(self, shape: Shape) -> Repeat:
+        """What is new in it, or `_Misfit`."""
+        program = self._program
+        self._new = new = Repeat(
+            shape, program.number, program.rows, program.training, program.graded, program.loss
+        )
+        for number, (known, event) in enumerate(zip(shape.events, program.events, strict=True)):
+            if event.call != known.call or event.trace != known.trace or event.poked:
+                raise _Misfit
+            if event.optimizer is not None or known.optimizer is not None:
+                self._see_update(known, event)
+            if event.context is not None or known.context is not None:
+                self._see_context(known, event)
+            self._see(known.args, event.args)
+            if event.kwargs or known.kwargs:
+                self._see(known.kwargs, event.kwargs)
+            result = event.result
+            if type(result) is Tensor:
+                self._made[id(result)] = Ref(number)
+            elif result is not None:
+                self._made.update({id(tensor): Ref(number, item) for tensor, item in tensors_of(result)})
+        if not program.fixed.keys() <= self._entered:
+            raise _Misfit
+        return new
+
+    def _see_update(self, known: Event, event: Event) -> None:
+        if event.optimizer is not known.optimizer:
+            raise _Misfit
+        same = event.settings == known.settings
+        self._new.settings.append(known.settings if same else event.settings)
+
+    def _see_context(self, known: Event, event: Event) -> None:
+        context = event.context
+        if context is None or known.context is None:
+            raise _Misfit
+        more = context.cuda or context.autocast or context.others
+        self._new.contexts.append(context if more else context.rng)
+
+    def _see(self, known: Any, value: Any) -> None:
+        kind = type(known)
+        if kind is _Outside:
+            self._enter(value)
+        elif kind is Ref:
+            if self._made.get(id(value)) != known:
+                raise _Misfit
+        elif kind is not type(value):
+            raise _Misfit
+        elif kind is tuple or kind is list:
+            if len(known) != len(value):
+                raise _Misfit
+            for one, other in zip(known, value, strict=True):
+                self._see(one, other)
+        elif kind is dict:
+            if list(known) != list(value):
+                raise _Misfit
+            for key, one in known.items():
+                self._see(one, value[key])
+        elif known is not value and not (kind in _VALUES and known == value):
+            raise _Misfit
+
+    def _enter(self, value: Any) -> None:
+        """A tensor that neither this step made nor one before it with a gradient, and nobody wrote into."""
+        key = id(value)
+        if not isinstance(value, Tensor) or value.grad_fn is not None or key in self._made:
+            raise _Misfit
+        version = 0 if value.is_inference() else value._version
+        held = self._program.fixed.get(key)
+        if held is not None and held[1] != version:
+            raise _Misfit
+        self._new.tensors.append(value)
+        self._new.counts.append(version)
+        if key not in self._entered:
+            self._entered.add(key)
+            self._new.bytes += value.nbytes
+
+
+def _form(value: Any, fixed: dict[int, Any]) -> Any:
+    """Nested arguments of a sealed event with `_OUTSIDE` for each tensor that came from outside."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_form(item, fixed) for item in value])
+    if kind is dict:
+        return {key: _form(item, fixed) for key, item in value.items()}
+    return _OUTSIDE if isinstance(value, Tensor) and (id(value) in fixed or kind is not Parameter) else value
+
+
+def _filled(form: Any, tensors: Any) -> Any:
+    kind = type(form)
+    if kind is _Outside:
+        return next(tensors)
+    if kind is tuple or kind is list:
+        return kind([_filled(item, tensors) for item in form])
+    if kind is dict:
+        return {key: _filled(item, tensors) for key, item in form.items()}
+    return form

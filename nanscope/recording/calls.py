@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from nanscope.recording.quiet import quietly
+from nanscope.recording.quiet import quiet, quietly
 
 Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
@@ -176,7 +176,7 @@ def _outermost(
     """The same for a call that somebody is told of who may begin to watch the module because of it."""
     _depth.inside = True
     try:
-        met = None if _meet is None else _meet(module, args, kwargs)
+        met = None if _meet is None else quiet(_meet, module, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
             quietly(enter, module, args, kwargs)

@@ -36,6 +36,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
@@ -139,12 +140,12 @@ class Discovery:
     ) -> bool:
         calls.meet(self._before)
         forgetting.unwatch()
-        rest()  # the last looks are no part of a step
         for handle in self._handles:
             handle.remove()
         stopped = False
-        for recorder in self.recorders:
-            stopped |= self._leave(recorder, kind, error, trace_)
+        with DisableTorchFunction():  # of the last looks nobody is to hear
+            for recorder in self.recorders:
+                stopped |= self._leave(recorder, kind, error, trace_)
         return stopped
 
     @property

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
-from nanscope.recording import gram
+from nanscope.recording import gram, processes
 from nanscope.recording.passes import LinearCall, Pass
 
 WALK_LIMIT = 2_000  # nodes; a larger graph is not worth the walk
@@ -130,9 +130,12 @@ class Factors:
         self._trusted = True
         self._chance = random.Random(0)  # noqa: S311 - of its own: the user's is not touched
         self._until_walk = 0
+        self._are_shared = processes.are_several()  # what arrives in `.grad` is then a mean over all of them
 
     def begin(self, roots: Sequence[Tensor], passes: Iterable[Pass]) -> None:
         """A backward pass is about to start from `roots`."""
+        if self._are_shared:
+            return
         every = list(passes)
         linears = [(call, one.calls[call[0]][1]) for one in every for call in one.linears]
         modules = [call[1] for call, output in linears if _is_fit(call, output)]

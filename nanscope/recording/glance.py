@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from nanscope.recording.discovery import Call
 from nanscope.recording.passes import tensors_in
+from nanscope.recording.quiet import loud
 from nanscope.recording.rewind.keeper import State, room
 from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Context, Event, Program
@@ -36,7 +37,7 @@ def glance(call: Call, output: Any) -> Fields | None:
     noticed = 0 if call.recorder is None else call.recorder.steps
     about = {"noticed": noticed, "steps_back": 0, "reproduced": True}
     try:
-        with torch.inference_mode(mode=False):  # the watch counts writes, which is not done in it
+        with loud(), torch.inference_mode(mode=False):  # the watch counts writes, which is not done in it
             program = _program(call)
             found = _birth(_copy(call.module), program)
     except Exception:  # noqa: BLE001 - a program may refuse to be executed again in any way

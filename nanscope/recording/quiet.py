@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch._C import DisableTorchFunction, _EnableTorchFunction, _len_torch_function_stack
+
+T = TypeVar("T")
 
 
 def quietly(call: Callable[..., object], *args: Any) -> None:
@@ -20,6 +22,14 @@ def quietly(call: Callable[..., object], *args: Any) -> None:
             call(*args)
     else:
         call(*args)
+
+
+def quiet(call: Callable[..., T], *args: Any) -> T:
+    """The same for what gives something."""
+    if _len_torch_function_stack():
+        with DisableTorchFunction():
+            return call(*args)
+    return call(*args)
 
 
 def loud() -> AbstractContextManager[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nanscope.recording import processes
 from nanscope.recording.rewind.batch import Batch, batch_of
 from nanscope.recording.rewind.culprit import culprit
 from nanscope.recording.rewind.keeper import Generators, State, held, nonfinite
@@ -66,6 +67,8 @@ class Inquiry:
 
     def of_steps(self, programs: Sequence[Program], snapshots: Sequence[Snapshot]) -> Answer:
         """Execute the steps since the last sound snapshot, up to the first that breaks, and watch that."""
+        if processes.are_several():
+            return self._none(processes.STEPS)
         snapshot = next((s for s in reversed(snapshots) if s.state.nonfinite() <= self._meant), None)
         if snapshot is None:
             return self._none("no sound state before the step was kept")
@@ -145,7 +148,9 @@ class Inquiry:
 
     def _excuse(self, program: Program | None) -> str:
         """What was not heard of a step, and may make the difference; empty if nothing is known to be."""
-        return BEFORE if program is not None and program.reaches_back else ""
+        if program is not None and program.reaches_back:
+            return BEFORE
+        return processes.GRADIENTS if processes.are_several() else ""
 
     def _batch(self, program: Program, state: State) -> Batch:
         def execute() -> None:

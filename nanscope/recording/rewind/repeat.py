@@ -6,6 +6,7 @@ garbage walk through everything there is, again and again, for longer than the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,12 @@ from torch.nn import Parameter
 
 from nanscope.recording.rewind.tape import Context, Event, Program, Ref, tensors_of
 
-_VALUES = frozenset(
-    (int, float, bool, str, slice, type(None), torch.Size, torch.dtype, torch.device, torch.memory_format)
-)
+_NUMBERS = (int, float, slice)  # another one in each step, as where a batch begins
+_VALUES = frozenset((bool, str, type(None), torch.Size, torch.dtype, torch.device, torch.memory_format))
 
 
 class _Outside:
-    """Stands for a tensor that comes from outside of the step."""
+    """Stands for a tensor that comes from outside of the step, or a number."""
 
 
 _OUTSIDE = _Outside()
@@ -74,7 +74,7 @@ class Repeat:
     """A step that went as its shape.
 
     Attributes:
-        tensors, counts: what came from outside, in order, and the counts of writes into each.
+        given: what came from outside, in order; `counts` of writes into those that are tensors.
         contexts: of the calls, in order; only the state of torch's CPU generator where there is no more to it.
         settings: of the updates, in order.
     """
@@ -85,7 +85,7 @@ class Repeat:
     training: Any
     graded: Any
     loss: float | None
-    tensors: list[Tensor] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     contexts: list[Context | Tensor] = field(default_factory=list)
     settings: list[Any] = field(default_factory=list)
@@ -93,13 +93,14 @@ class Repeat:
 
     def program(self) -> Program:
         """The same, written down."""
-        tensors, contexts, settings = iter(self.tensors), iter(self.contexts), iter(self.settings)
+        given, contexts, settings = iter(self.given), iter(self.contexts), iter(self.settings)
         program = Program(self.number, rows=self.rows, training=self.training, graded=self.graded)
         program.loss, program.bytes, program.sealed = self.loss, self.bytes, True
-        for tensor, count in zip(self.tensors, self.counts, strict=True):
+        tensors = [value for value in self.given if isinstance(value, Tensor)]
+        for tensor, count in zip(tensors, self.counts, strict=True):
             program.fixed.setdefault(id(tensor), (tensor, count))
         for event in self.shape.events:
-            made = Event(event.call, _filled(event.args, tensors), _filled(event.kwargs, tensors), event.trace)
+            made = Event(event.call, _filled(event.args, given), _filled(event.kwargs, given), event.trace)
             if event.context is not None:
                 known = next(contexts)
                 made.context = known if isinstance(known, Context) else Context(known, (), {})
@@ -178,15 +179,20 @@ class _Fitting:
             raise _Misfit
 
     def _enter(self, value: Any) -> None:
-        """A tensor that neither this step made nor one before it with a gradient, and nobody wrote into."""
+        """A number, or a tensor that neither this step made nor one before it with a graph of its own.
+
+        What went into a call of the root may have a graph: it is another model's.
+        """
+        self._new.given.append(value)
+        if type(value) in _NUMBERS:
+            return
         key = id(value)
-        if not isinstance(value, Tensor) or value.grad_fn is not None or key in self._made:
+        if not isinstance(value, Tensor) or key in self._made:
             raise _Misfit
         version = 0 if value.is_inference() else value._version
         held = self._program.fixed.get(key)
-        if held is not None and held[1] != version:
+        if value.grad_fn is not None if held is None else held[1] != version:
             raise _Misfit
-        self._new.tensors.append(value)
         self._new.counts.append(version)
         if key not in self._entered:
             self._entered.add(key)
@@ -200,15 +206,16 @@ def _form(value: Any, fixed: dict[int, Any]) -> Any:
         return kind([_form(item, fixed) for item in value])
     if kind is dict:
         return {key: _form(item, fixed) for key, item in value.items()}
-    return _OUTSIDE if isinstance(value, Tensor) and (id(value) in fixed or kind is not Parameter) else value
+    is_own = kind is Parameter and id(value) not in fixed
+    return _OUTSIDE if kind in _NUMBERS or (isinstance(value, Tensor) and not is_own) else value
 
 
-def _filled(form: Any, tensors: Any) -> Any:
+def _filled(form: Any, given: Iterator[Any]) -> Any:
     kind = type(form)
     if kind is _Outside:
-        return next(tensors)
+        return next(given)
     if kind is tuple or kind is list:
-        return kind([_filled(item, tensors) for item in form])
+        return kind([_filled(item, given) for item in form])
     if kind is dict:
-        return {key: _filled(item, tensors) for key, item in form.items()}
+        return {key: _filled(item, given) for key, item in form.items()}
     return form

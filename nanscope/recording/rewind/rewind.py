@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nanscope.recording import backward, calls
+from nanscope.recording import backward, calls, processes
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
 from nanscope.recording.quiet import loud
@@ -412,12 +412,18 @@ class Rewinder:
         self._answer(lambda: inquiry.of_steps(steps, memory.snapshots), noticed)
 
     def _answer(self, ask: Callable[[], Answer], noticed: int) -> None:
+        if why := processes.obstacle(self._model):
+            self._tell("no-rewind", noticed, why=why)
+            self.close()
+            return
+        model = self._model
         try:
             steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
-            with loud(), self._aside(), room(self._model, self._optimizers), rooms(steps):
+            here = room(model, self._optimizers), rooms(steps), processes.alone(model)
+            with loud(), self._aside(), here[0], here[1], here[2]:
                 answer = ask()
                 self._tell(answer.kind, answer.step, **answer.fields)
-                if answer.kind == "origin":
+                if answer.kind == "origin" and not processes.are_several():
                     self._look_further(answer)
         except Exception as error:  # noqa: BLE001 - what cannot be executed again is said, and recorded further
             self._tell("no-rewind", noticed, why=repr(error)[:LONGEST])

@@ -139,7 +139,7 @@ class _Fitting:
                 self._made[id(result)] = Ref(number)
             elif result is not None:
                 self._made.update({id(tensor): Ref(number, item) for tensor, item in tensors_of(result)})
-        if not program.fixed.keys() <= self._entered:
+        if any(key not in self._entered and key not in self._made for key in program.fixed):
             raise _Misfit
         return new
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanscope.errors import NonFiniteError, UsageError
-from nanscope.recording import backward, stats
+from nanscope.recording import backward, processes, stats
 from nanscope.recording.compiled import Hidden, unwrapped
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.ledger import Latest, Ledger, Trouble
@@ -153,6 +153,8 @@ class Recorder:
         )
         if not self._rewinds:
             self._rewinder.close()
+        if why := processes.obstacle(self._model):
+            self._step_aside(UsageError(why, "DistributedDataParallel is recorded"))
         return self
 
     def _attach(self) -> None:

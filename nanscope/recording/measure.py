@@ -297,6 +297,8 @@ class Gauge:
         for i, shape in enumerate(arena.shapes):
             part = arena.part(i, slot.row, slot.row + len(readings))
             norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
+            if not shape.numel():
+                continue  # of a batch without rows
             tiny = norms[:, i] < TINY
             if tiny.any():
                 norms[tiny, i] = torch.linalg.vector_norm(part[tiny], dim=1, dtype=torch.float64).numpy()

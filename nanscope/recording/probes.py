@@ -317,7 +317,7 @@ class Probes:
     def _reach_by(self, output: Any) -> None:
         """Nothing inside was seen, as of a compiled model: its output tells whether a gradient arrives."""
         self.odd = True
-        for tensor in tensors_in(output):
+        for tensor in (output,) if isinstance(output, Tensor) else tensors_in(output):  # of no row, too
             if tensor.requires_grad:
                 arrive = self._touch(self._pass)
                 self._handles.append(tensor.register_hook(arrive))  # type: ignore[no-untyped-call]

@@ -69,7 +69,7 @@ class Inquiry:
         """Execute the steps since the last sound snapshot, up to the first that breaks, and watch that."""
         if processes.are_several():
             return self._none(processes.STEPS)
-        snapshot = next((s for s in reversed(snapshots) if s.state.nonfinite() <= self._meant), None)
+        snapshot = self._sound(snapshots)
         if snapshot is None:
             return self._none("no sound state before the step was kept")
         snapshot.state.put()
@@ -87,6 +87,11 @@ class Inquiry:
                 return self.of_step(program, before, None)
         what = f"steps {snapshot.number} to {self._noticed} were finite when executed again"
         return self._differs(what, steps[-1] if steps else None)
+
+    def _sound(self, snapshots: Sequence[Snapshot]) -> Snapshot | None:
+        """The latest state without anything broken; what was broken from the start is told by the first."""
+        found = (s for s in reversed(snapshots) if s.state.nonfinite() <= self._meant)
+        return next(found, None) or next((s for s in snapshots if s.number == 0), None)
 
     def of_step(self, program: Program, state: State, loss: float | None) -> Answer:
         """Execute one step under watch.

@@ -29,7 +29,6 @@ PICKING = (
     "masked",
     "index",
     "threshold",
-    "clamp",
     "gather",
     "scatter",
     "maximum",
@@ -46,7 +45,18 @@ PICKING = (
 
 DEEPEST = 4
 
-SATURATING = ("tanh", "sigmoid", "softmax", "log_softmax", "erf", "hardtanh", "hardsigmoid", "gelu", "silu")
+SATURATING = (
+    "tanh",
+    "sigmoid",
+    "softmax",
+    "log_softmax",
+    "erf",
+    "hardtanh",
+    "hardsigmoid",
+    "clamp",
+    "gelu",
+    "silu",
+)
 """Functions that let no gradient through where they are flat: nothing is picked there."""
 
 
@@ -146,8 +156,19 @@ def _is_masked(facts: Facts) -> bool:
     held = [value for value in (facts.element[1] if facts.element else ()) if value is not None]
     incoming = facts.at("grad", "grad_output", "self")
     nothing = facts.is_nan and (incoming == 0.0 or (0.0 in held and any(math.isinf(v) for v in held)))
-    names = (made.op for made in facts.before() if made.op.startswith((*PICKING, *SATURATING)))
+    names = (name for name in _stopping(facts, DEEPEST) if name.startswith((*PICKING, *SATURATING)))
     return nothing and not next(names, SATURATING[0]).startswith(SATURATING)
+
+
+def _stopping(facts: Operation, depth: int) -> Iterator[str]:
+    """The functions whose gradients made more zeros than had come down to them, nearest first."""
+    makers = [(made, maker) for made in facts.operands if (maker := made.maker) and maker.phase == "backward"]
+    for made, maker in makers:
+        before = maker.operand("grad", "grad_output", "grad_outputs", "src", "self") or Made({})
+        if not made.number("zeros") <= before.number("zeros"):
+            yield maker.function
+    for _, maker in makers if depth > 1 else ():
+        yield from _stopping(maker, depth - 1)
 
 
 def _masked(facts: Facts, name: str, operand: Made) -> Claim:

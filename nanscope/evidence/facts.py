@@ -58,6 +58,18 @@ class Operation:
         return value if isinstance(value, str) else ""
 
     @property
+    def function(self) -> str:
+        """The name of the function whose gradient this computes, or computed with; else its own."""
+        value = self.data.get("of")
+        return value if isinstance(value, str) else self.op
+
+    @property
+    def phase(self) -> str:
+        """Of the step."""
+        value = self.data.get("phase")
+        return value if isinstance(value, str) else ""
+
+    @property
     def operands(self) -> tuple[Made, ...]:
         """What it read."""
         return tuple(Made(each) for each in as_list(self.data.get("operands")) if isinstance(each, Mapping))
@@ -89,12 +101,6 @@ class Operation:
 @dataclass(frozen=True, slots=True)
 class Facts(Operation):
     """The operation where the first harmful non-finite value was born."""
-
-    @property
-    def phase(self) -> str:
-        """Of the step."""
-        value = self.data.get("phase")
-        return value if isinstance(value, str) else ""
 
     @property
     def forward(self) -> Operation | None:

@@ -10,7 +10,10 @@ UNIT = operand(low=-1.0, high=1.0)
 INNER = operand(low=-0.9, high=0.9)
 SMALL = operand(low=1e-30)
 WITH_ZERO = operand(low=0.0, zeros=4)
-PICKED = operand("grad", 0.0, 1.0, zeros=9, made_by=maker("where"))
+PICKED = operand("grad", 0.0, 1.0, zeros=9, made_by=maker("where", phase="backward"))
+TAKEN = maker("threshold", operand("grad_output", 0.0, 1.0, zeros=9), phase="backward", of="relu")
+CLAMPED = maker("where", operand(zeros=1), phase="backward", of="clamp")
+CHOSEN = maker("where", operand(), phase="loss")
 UNPICKED = operand("grad", 0.0, 1.0, zeros=9, made_by=maker("mul"))
 LARGE = operand("grad", high=1e30)
 QUOTIENT = [operand(), operand("other", low=0.0, zeros=6)]
@@ -71,11 +74,25 @@ CASES: dict[str, tuple[Data, list[str]]] = {
         backward(
             "mul",
             operand(),
-            grad=operand("grad", 0.0, 1.0, zeros=9, made_by=maker("tanh", operand(made_by=maker("slice")))),
+            grad=operand(
+                "grad", zeros=9, made_by=maker("tanh", operand(made_by=maker("slice")), phase="backward")
+            ),
             held=[0.0, INF],
         )
         | {"operands": [UNPICKED, operand("self", posinf=1, made_by=maker("exp", operand(high=300.0)))]},
         ["exp-overflow"],
+    ),
+    "a zero that a branch did not make": (
+        backward("sqrt", WITH_ZERO, grad=operand("grad", zeros=9, made_by=TAKEN), held=[0.0]),
+        ["sqrt-at-zero"],
+    ),
+    "the edge of a clamp": (
+        backward("div", *QUOTIENT, grad=operand("grad", zeros=9, made_by=CLAMPED), held=[0.0]),
+        ["division-by-zero"],
+    ),
+    "a branch of the forward pass": (
+        backward("sqrt", WITH_ZERO, grad=operand("grad", zeros=9, made_by=CHOSEN), held=[0.0]),
+        ["sqrt-at-zero"],
     ),
     "zero by itself": (backward("sqrt", WITH_ZERO, grad=UNPICKED, held=[0.0]), ["sqrt-at-zero"]),
     "picked": (backward("exp", operand(), grad=PICKED, held=[1.0]), []),

@@ -163,8 +163,10 @@ class Portrait:
         for operand, maker in zip(operands, makers, strict=True):
             operand["made_by"] = self._told(maker, depth - 1) if maker is not None and depth else None
         frames = () if around is None else around.frames
+        of = operation.forward if operation.phase == "backward" else None
         return {
             "op": operation.name,
+            "of": None if of is None else self._made[of].name,
             "call": None if around is None else around.call,
             "module": "" if around is None else around.module,
             "phase": operation.phase,

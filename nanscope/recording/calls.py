@@ -53,7 +53,7 @@ _watchers: dict[int, list[Watcher]] = {}
 _patches: list[Callable[..., Any]] = []
 _wrapped: set[int] = set()  # of those that are watched, which were called in the compiler's wrapper
 _meet: Meet | None = None
-_around: Around | None = None
+_around: list[Around] = []  # one at most
 
 
 class _Depth(threading.local):
@@ -93,11 +93,11 @@ def meet(stranger: Meet | None, around: Around | None = None) -> Meet | None:
     Args:
         around: told too, as long as anybody is.
     """
-    global _meet, _around
+    global _meet
     if stranger is not None:
         _reach()
     before, _meet = _meet, stranger
-    _around = None if stranger is None else around or _around
+    _around[:] = [] if stranger is None else [around] if around else _around
     _withdraw()
     return before
 
@@ -180,7 +180,7 @@ def _outermost(
         enter = _entering.get(key)
         if enter is not None:
             quietly(enter, module, args, kwargs)
-        around = None if _around is None else _around(module, args, kwargs)
+        around = _around[0](module, args, kwargs) if _around else None
         output = RAISED
         try:
             output = original(module, *args, **kwargs)

@@ -17,25 +17,21 @@ Around = Callable[[Callable[..., None], tuple[Any, ...], dict[str, Any]], Callab
 """Told before the function runs, of it and of its arguments; what it gives is called afterwards."""
 
 _patches: list[tuple[type, Callable[..., None]]] = []
-_wanted = 0
-_around: Around
+_watchers: list[Around] = []
 
 
 def watch(around: Around) -> None:
-    """Begin to tell; all who want to be told give the same."""
-    global _wanted, _around
-    _around = around
-    _wanted += 1
-    if _wanted == 1:
+    """Begin to tell; the one who came last is told."""
+    _watchers.append(around)
+    if len(_watchers) == 1:
         for owner in (Optimizer, nn.Module):
             _install(owner, owner.zero_grad)
 
 
 def unwatch() -> None:
     """Stop; with the last one torch gets its own functions back."""
-    global _wanted
-    _wanted -= 1
-    if _wanted:
+    _watchers.pop()
+    if _watchers:
         return
     for owner, ours in _patches:
         if owner.zero_grad is ours:  # type: ignore[attr-defined]
@@ -53,10 +49,10 @@ def forgotten(owner: Optimizer | nn.Module) -> Sequence[Tensor]:
 def _install(owner: type, original: Callable[..., None]) -> None:
     @functools.wraps(original)
     def zero_grad(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not _wanted:  # somebody has wrapped ours and keeps it
+        if not _watchers:  # somebody has wrapped ours and keeps it
             original(self, *args, **kwargs)
             return
-        over = _around(original, (self, *args), kwargs)
+        over = _watchers[-1](original, (self, *args), kwargs)
         try:
             original(self, *args, **kwargs)
         finally:

@@ -12,8 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_function_stack
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch._C import (
+    _get_function_stack_at,
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
+from torch.overrides import TorchFunctionMode
 
 from nanscope.recording.calls import RAISED
 from nanscope.recording.forgetting import forgotten
@@ -65,9 +70,9 @@ class Listener:
         _EARS.turn_off(self)
 
 
-def rest() -> None:
-    """An update runs, which no listener writes down: it shall not pay for a mode."""
-    _EARS.rest()
+def rest() -> bool:
+    """An update runs, which no listener writes down: it shall not pay for a mode. Whether one was on."""
+    return _EARS.rest()
 
 
 def wake() -> None:
@@ -75,9 +80,7 @@ def wake() -> None:
     _EARS.wake()
 
 
-def hush(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Callable[[Any], None] | None:
+def hush(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[Any], None] | None:
     """A module is called by no other one: who listens hears one call instead of all that happens in it.
 
     Returns:
@@ -115,6 +118,19 @@ def hush_forgetting(
             if events and not whose.isdisjoint(each.owned) and any(event.is_backward for event in events):
                 events.append(Event(forget, args, kwargs, came))
     return wake if hushed else _nothing
+
+
+def hush_backward(
+    backward: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], None]:
+    """A backward pass begins: who listens hears one call, and nothing of what hooks do in it."""
+    heard = _EARS.heard() if _EARS.rest() else None
+    if heard is None:
+        return _nothing
+    came = trace(sys._getframe(2)) if heard else ()
+    for events in heard:
+        events.append(Event(backward, args, kwargs, came))
+    return wake
 
 
 def _nothing() -> None:
@@ -163,11 +179,11 @@ class _Ears(TorchFunctionMode):
 
     def turn_on(self, listener: Listener) -> bool:
         """One more listens."""
-        if not self._on and _len_torch_function_stack() == 0:
-            self.__enter__()  # type: ignore[no-untyped-call]
-            self._on = True
-        if self._on and listener not in self.listeners:
+        if listener not in self.listeners:
             self.listeners.append(listener)
+        self.wake()
+        if not self._on:
+            self.listeners.remove(listener)
         return self._on
 
     def turn_off(self, listener: Listener) -> None:
@@ -180,15 +196,16 @@ class _Ears(TorchFunctionMode):
     def wake(self) -> None:
         """Hear again if there is a listener."""
         if self.listeners and not self._on and _len_torch_function_stack() == 0:
-            self.__enter__()  # type: ignore[no-untyped-call]
+            _push_on_torch_function_stack(self)  # `__enter__` and `__exit__` do no more, with cold caches late
             self._on = True
 
     def rest(self) -> bool:
         """Hear nothing until the next listener comes, or it is waked; whether it has heard until now."""
         if not self._on:
             return False
-        if _len_torch_function_stack() and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
-            self.__exit__(None, None, None)
+        depth = _len_torch_function_stack()
+        if depth and _get_function_stack_at(depth - 1) is self:
+            _pop_torch_function_stack()
             self._on = False
         return not self._on
 

@@ -1,4 +1,4 @@
-"""Others: a call of a module that is no part of the model whose step it belongs to, as one event of that step.
+"""Others: a call of a module that is no part of the model whose step it is made in, as one event of it.
 
 Where two models train each other, a call of the one is part of the loss of the other. To hear every function
 that is called in it would cost more than the call.

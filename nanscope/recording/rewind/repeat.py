@@ -75,7 +75,8 @@ class Repeat:
 
     Attributes:
         given: what came from outside, in order; `counts` of writes into those that are tensors.
-        contexts: of the calls, in order; only the state of torch's CPU generator where there is no more to it.
+        beside: what the step made of that, and gave to a call, likewise.
+        contexts: of the calls, in order; only the state of the CPU's generator where there is no more to it.
         settings: of the updates, in order.
     """
 
@@ -87,6 +88,7 @@ class Repeat:
     loss: float | None
     given: list[Any] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    beside: list[tuple[Tensor, int]] = field(default_factory=list)
     contexts: list[Context | Tensor] = field(default_factory=list)
     settings: list[Any] = field(default_factory=list)
     bytes: int = 0
@@ -99,6 +101,7 @@ class Repeat:
         tensors = [value for value in self.given if isinstance(value, Tensor)]
         for tensor, count in zip(tensors, self.counts, strict=True):
             program.fixed.setdefault(id(tensor), (tensor, count))
+        program.fixed |= {id(held[0]): held for held in self.beside}
         for event in self.shape.events:
             made = Event(event.call, _filled(event.args, given), _filled(event.kwargs, given), event.trace)
             if event.context is not None:
@@ -124,37 +127,45 @@ class _Fitting:
         self._new = new = Repeat(
             shape, program.number, program.rows, program.training, program.graded, program.loss
         )
+        new.bytes = program.bytes
         for number, (known, event) in enumerate(zip(shape.events, program.events, strict=True)):
             if event.call != known.call or event.trace != known.trace or event.poked:
                 raise _Misfit
-            if event.optimizer is not None or known.optimizer is not None:
-                self._see_update(known, event)
-            if event.context is not None or known.context is not None:
-                self._see_context(known, event)
+            if known.call is None or event.context is not None:
+                self._see_surroundings(known, event)
             self._see(known.args, event.args)
             if event.kwargs or known.kwargs:
                 self._see(known.kwargs, event.kwargs)
-            result = event.result
-            if type(result) is Tensor:
-                self._made[id(result)] = Ref(number)
-            elif result is not None:
-                self._made.update({id(tensor): Ref(number, item) for tensor, item in tensors_of(result)})
-        if any(key not in self._entered and key not in self._made for key in program.fixed):
-            raise _Misfit
+            self._note(number, event.result)
+        self._see_rest(program)
         return new
 
-    def _see_update(self, known: Event, event: Event) -> None:
-        if event.optimizer is not known.optimizer:
-            raise _Misfit
-        same = event.settings == known.settings
-        self._new.settings.append(known.settings if same else event.settings)
+    def _note(self, number: int, result: Any) -> None:
+        if type(result) is Tensor:
+            self._made[id(result)] = Ref(number)
+        elif result is not None:
+            self._made.update({id(tensor): Ref(number, item) for tensor, item in tensors_of(result)})
 
-    def _see_context(self, known: Event, event: Event) -> None:
-        context = event.context
-        if context is None or known.context is None:
+    def _see_rest(self, program: Program) -> None:
+        """What went into a call of the root and was not met among what came from outside."""
+        for key, held in program.fixed.items():
+            if key in self._entered:
+                continue
+            if key not in self._made:
+                raise _Misfit
+            if held[0].grad_fn is None:
+                self._new.beside.append(held)
+
+    def _see_surroundings(self, known: Event, event: Event) -> None:
+        """Of a call of a module, or an update."""
+        context, new = event.context, self._new
+        if event.optimizer is not known.optimizer or (context is None) != (known.context is None):
             raise _Misfit
-        more = context.cuda or context.autocast or context.others
-        self._new.contexts.append(context if more else context.rng)
+        if event.optimizer is not None:
+            new.settings.append(known.settings if event.settings == known.settings else event.settings)
+        if context is not None:
+            more = context.cuda or context.autocast or context.others
+            new.contexts.append(context if more else context.rng)
 
     def _see(self, known: Any, value: Any) -> None:
         kind = type(known)
@@ -163,20 +174,20 @@ class _Fitting:
         elif kind is Ref:
             if self._made.get(id(value)) != known:
                 raise _Misfit
-        elif kind is not type(value):
+        elif kind in (tuple, list, dict):
+            self._see_each(known, value)
+        elif known is not value and not (kind is type(value) and kind in _VALUES and known == value):
             raise _Misfit
-        elif kind is tuple or kind is list:
-            if len(known) != len(value):
-                raise _Misfit
-            for one, other in zip(known, value, strict=True):
-                self._see(one, other)
-        elif kind is dict:
-            if list(known) != list(value):
-                raise _Misfit
-            for key, one in known.items():
-                self._see(one, value[key])
-        elif known is not value and not (kind in _VALUES and known == value):
+
+    def _see_each(self, known: Any, values: Any) -> None:
+        if type(known) is not type(values) or len(known) != len(values):
             raise _Misfit
+        if type(known) is dict:
+            if list(known) != list(values):
+                raise _Misfit
+            known, values = known.values(), values.values()
+        for one, other in zip(known, values, strict=True):
+            self._see(one, other)
 
     def _enter(self, value: Any) -> None:
         """A number, or a tensor that neither this step made nor one before it with a graph of its own.
@@ -196,7 +207,7 @@ class _Fitting:
         self._new.counts.append(version)
         if key not in self._entered:
             self._entered.add(key)
-            self._new.bytes += value.nbytes
+            self._new.bytes += 0 if held is not None else value.nbytes
 
 
 def _form(value: Any, fixed: dict[int, Any]) -> Any:

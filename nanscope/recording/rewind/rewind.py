@@ -22,6 +22,7 @@ from nanscope.recording import backward, calls, processes
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
 from nanscope.recording.quiet import loud
+from nanscope.recording.rewind import bypass
 from nanscope.recording.rewind.frames import trace
 from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
@@ -101,10 +102,12 @@ class Rewinder:
     def attach(self) -> None:
         """Be told about calls of the root."""
         calls.watch(self._watchers)
+        bypass.watch(self._optimizers)
 
     def detach(self) -> None:
         """Be told no more."""
         calls.unwatch(self._watchers)
+        bypass.unwatch(self._optimizers)
         self._listener.turn_off()
         self._memory.pause()
 
@@ -262,6 +265,7 @@ class Rewinder:
             return
         if not any(optimizer is each for each in self._optimizers):
             self._memory.add(optimizer)
+            bypass.reach(optimizer)
         if self._program is None and self._brief is None and asks_for_closure(optimizer):
             self._begun()
         came = trace(sys._getframe(2))

@@ -280,13 +280,13 @@ def tensors_of(result: Any) -> Iterator[tuple[Tensor, Any]]:
 
 def asks_for_closure(optimizer: Optimizer | None) -> bool:
     """Whether an optimizer cannot step without one, as LBFGS."""
-    return optimizer is not None and _needs_closure(type(optimizer))
+    return optimizer is not None and _needs_closure(type(optimizer).step)
 
 
 @functools.lru_cache(maxsize=256)
-def _needs_closure(kind: type[Optimizer]) -> bool:
+def _needs_closure(step: Callable[..., Any]) -> bool:
     """To read a signature takes as long as a small step."""
-    parameter = inspect.signature(kind.step).parameters.get("closure")
+    parameter = inspect.signature(step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 

@@ -124,13 +124,19 @@ def hush_backward(
     backward: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], None]:
     """A backward pass begins: who listens hears one call, and nothing of what hooks do in it."""
-    heard = _EARS.heard() if _EARS.rest() else None
-    if heard is None:
+    if not _EARS.rest():
         return _nothing
+    heard = _EARS.heard()
     came = trace(sys._getframe(2)) if heard else ()
     for events in heard:
         events.append(Event(backward, args, kwargs, came))
-    return wake
+    _EARS.covered = True
+    return _uncover
+
+
+def _uncover() -> None:
+    _EARS.covered = False
+    _EARS.wake()
 
 
 def _nothing() -> None:
@@ -138,11 +144,16 @@ def _nothing() -> None:
 
 
 class _Ears(TorchFunctionMode):
-    """The mode that all listeners share."""
+    """The mode that all listeners share.
+
+    Attributes:
+        covered: whether a call runs that is already written down, so that nothing in it is to be heard.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.listeners: list[Listener] = []
+        self.covered = False
         self._on = False
 
     def __torch_function__(
@@ -182,9 +193,10 @@ class _Ears(TorchFunctionMode):
         if listener not in self.listeners:
             self.listeners.append(listener)
         self.wake()
-        if not self._on:
+        hears = self._on or self.covered
+        if not hears:
             self.listeners.remove(listener)
-        return self._on
+        return hears
 
     def turn_off(self, listener: Listener) -> None:
         """One less; where another mode lies on top it stays and writes nothing."""
@@ -195,7 +207,7 @@ class _Ears(TorchFunctionMode):
 
     def wake(self) -> None:
         """Hear again if there is a listener."""
-        if self.listeners and not self._on and _len_torch_function_stack() == 0:
+        if self.listeners and not (self._on or self.covered) and _len_torch_function_stack() == 0:
             _push_on_torch_function_stack(self)  # `__enter__` and `__exit__` do no more, with cold caches late
             self._on = True
 

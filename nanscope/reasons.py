@@ -110,6 +110,8 @@ def _is_activation(facts: Facts) -> bool:
 
 def _of_finite(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:
     """Where nothing non-finite stayed."""
+    if (frozen := by_rule.get("NS305")) and frozen.evidence.get("squared"):
+        yield "gradient-explosion", frozen.message, ()
     if silenced := by_rule.get("NS206"):
         yield "dtype-overflow", silenced.message, ()
     healed, skips = by_rule.get("NS103"), by_rule.get("NS104")
@@ -155,11 +157,18 @@ def _of_training(run: Run, birth: Finding, growth: Finding | None, blow: Finding
     if birth.phase is Phase.BACKWARD and birth.evidence["inf"]:
         why = "outputs and loss were finite in the step, its gradient was not"
         yield "gradient-explosion", why, (birth.message,)
-    if birth.phase is Phase.UPDATE:
+    if birth.phase is Phase.UPDATE and _has_gradients(run, birth.step):
         why = f"the gradients of step {birth.step} were finite, the weights after its update are not"
         yield "optimizer-update", why, (birth.message,)
     if _overflowed(birth, growth):
         yield "dtype-overflow", _overflow(birth), (birth.message,)
+
+
+def _has_gradients(run: Run, step: int) -> bool:
+    """Whether the gradients of a step were measured: somebody may have made them by hand."""
+    row, sites = int(run.steps.searchsorted(step)), [s for s in run.sites if s.kind is Kind.GRAD]
+    cells = (run.series(site, "l2", row, row + 1) for site in sites)
+    return not sites or any(cell.size and not is_missing(cell)[0] for cell in cells)
 
 
 def _growing(run: Run, growth: Finding, birth: Finding, lr: float | None) -> _Named:

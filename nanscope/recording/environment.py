@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from nanscope import __version__
 
@@ -46,13 +47,23 @@ def git_commit() -> str | None:
     return done.stdout.strip()
 
 
-def structure(model: nn.Module) -> tuple[Mapping[str, Any], ...]:
-    """One entry per module: fqn, type, and the shapes of the parameters that it holds itself."""
+def structure(
+    model: nn.Module, optimizers: Sequence[Optimizer] | None = None
+) -> tuple[Mapping[str, Any], ...]:
+    """One entry per module: fqn, type, shapes of its own parameters, and which of them are trained."""
+    groups = [group for optimizer in optimizers or () for group in optimizer.param_groups]
+    held = {id(p) for group in groups for p in group["params"]}
     return tuple(
         {
             "name": name,
             "type": type(module).__name__,
             "parameters": {key: list(p.shape) for key, p in module.named_parameters(recurse=False)},
         }
+        | ({"learns": _learning(module, held)} if optimizers else {})
         for name, module in model.named_modules()
     )
+
+
+def _learning(module: nn.Module, held: Collection[int]) -> list[str]:
+    own = module.named_parameters(recurse=False)
+    return [key for key, p in own if p.requires_grad and id(p) in held]

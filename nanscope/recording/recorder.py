@@ -618,7 +618,9 @@ class Recorder:
 
     def _header(self, layout: Layout) -> Header:
         about = environment(self._model)
-        return Header(layout.columns, self._config, about, structure(self._model), self._began)
+        return Header(
+            layout.columns, self._config, about, structure(self._model, self._optimizers), self._began
+        )
 
     # -- failing softly -------------------------------------------------------------------------------
 

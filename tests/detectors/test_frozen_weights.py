@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from nanscope.detectors.frozen_weights import VISIBLE, frozen_weights
-from nanscope.run import Run
-from nanscope.values import Severity
-from tests.builders import collapsed_run, every, healthy_run, make_run
+from nanscope.run import MISSING, Run
+from nanscope.values import Kind, Severity
+from tests.builders import collapsed_run, column, every, healthy_run, make_run
 
 ROWS = 1000
 
@@ -44,6 +47,59 @@ def test_without_a_gradient() -> None:
     (found,) = frozen_weights(make_run(weights=weights, grads=grads, lr=0.1))
     assert (found.severity, found.evidence["sites"]) == (Severity.NOTE, ("fc.weight",))
     assert "detach" in found.message
+
+
+LAYERS = ("body", "head")
+
+
+def two_layers(grads: tuple[Any, Any], learns: dict[str, list[str]] | None, rows: int = 150) -> Run:
+    """A body and a head; looks at steps 0 to 9 and 100, and the weights of the body do not move.
+
+    Args:
+        grads: norms of the gradients of both.
+        learns: what an optimizer trains, by layer; None if the file does not say.
+    """
+    at = np.isin(np.arange(rows), [*range(10), 100])
+    looks = {"body": np.where(at, 3.0, MISSING), "head": np.where(at, np.arange(rows), MISSING)}
+    moves = {"body": np.where(at, 0.0, MISSING), "head": np.where(at, 1.0, MISSING)}
+    run = make_run(
+        outputs={name: np.ones(rows) for name in LAYERS},
+        weights={f"{name}.weight": looks[name] for name in LAYERS},
+        grads={
+            f"{name}.weight": np.resize(column(grad), rows) for name, grad in zip(LAYERS, grads, strict=True)
+        },
+        stats={(Kind.UPDATE, f"{name}.weight", "l2"): moves[name] for name in LAYERS},
+        lr=0.1,
+    )
+    model = tuple({"name": name} | ({"learns": learns[name]} if learns else {}) for name in LAYERS)
+    return replace(run, header=replace(run.header, model=model))
+
+
+BOTH = {"body": ["weight"], "head": ["weight"]}
+HEAD = {"body": [], "head": ["weight"]}
+
+
+@pytest.mark.parametrize(
+    ("grads", "learns", "why"),
+    [
+        (([None], 0.5), BOTH, "cut off (detach"),
+        ((0.5, 0.5), HEAD, "no optimizer holds it"),
+        ((0.5, 0.5), None, "does not use it"),
+        (([1e24] + [0.5] * 149, 0.5), BOTH, "step 0 is so large that its square is infinite"),
+    ],
+)
+def test_measured_updates_of_zero(grads: tuple[Any, Any], learns: Any, why: str) -> None:
+    """Updates that were measured as exactly zero tell sooner, and the file tells who was to move."""
+    (found,) = frozen_weights(two_layers(grads, learns))
+    assert why in found.message
+    assert (found.severity, str(found.site)) == (Severity.WARNING, "body.weight")
+
+
+@pytest.mark.parametrize("learns", [HEAD, None])
+def test_a_body_that_nobody_trains(learns: Any) -> None:
+    """Near miss: without a gradient and in no optimizer it may well be frozen on purpose."""
+    run = two_layers(([None], 0.5), learns)
+    assert {each.severity for each in frozen_weights(run)} <= {Severity.NOTE}
 
 
 def test_a_rate_that_becomes_zero() -> None:

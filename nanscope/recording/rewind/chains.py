@@ -107,17 +107,21 @@ class Chains:
     def _meant(self, end: int) -> Start:
         """Where all is meant: an infinity that the loss took from outside, or what let it through to the end.
 
-        What goes into the loss and does harm was not meant after all.
+        What goes into the loss and does harm was not meant after all, and neither was a row that is masked
+        throughout: then nothing was left where the last such row was summed up.
         """
-        waiting, seen, entries = [end], {end}, []
+        waiting, seen, entries, emptied = [end], {end}, [], []
         while waiting:
             operation = self._made[waiting.pop()]
+            if operation.name == "logsumexp" and operation.phase in EARLY and operation.counts["neginf"]:
+                emptied.append(operation.index)
             if operation.phase == "loss" and operation.outside and not operation.constant:
                 entries.append(Start(operation.index, min(operation.outside)))
             new = [source for source in self._inner(operation.index) if source not in seen]
             seen.update(new)
             waiting += new
-        return min(entries, key=lambda start: start.index, default=Start(self._carrier(end)))
+        last = Start(max(emptied)) if emptied else Start(self._carrier(end))
+        return min(entries, key=lambda start: start.index, default=last)
 
     def _carrier(self, end: int) -> int:
         """The operation that let a meant infinity through to the end."""

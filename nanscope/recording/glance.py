@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from nanscope.recording.discovery import Call
+from nanscope.recording.finite import is_finite
 from nanscope.recording.passes import tensors_in
 from nanscope.recording.quiet import loud
 from nanscope.recording.rewind.keeper import State, room
@@ -31,7 +32,7 @@ def glance(call: Call, output: Any) -> Fields | None:
 
     Fields without an `op` tell of a call that could not be executed again.
     """
-    broken = [tensor for tensor in tensors_in(output) if not _is_finite(tensor)]
+    broken = [tensor for tensor in tensors_in(output) if not is_finite(tensor)]
     if not broken or not _counts(call.module, broken):
         return None
     noticed = 0 if call.recorder is None else call.recorder.steps
@@ -45,13 +46,6 @@ def glance(call: Call, output: Any) -> Fields | None:
     if found is None or found.get("phase") == "data":
         return None
     return {**found, **about, "rows": program.rows}
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    values = tensor.detach()
-    if values.layout is torch.strided and not values.is_complex() and torch.isfinite(values.sum()):
-        return True  # one pass instead of three; where the sum overflows the elements decide
-    return bool(torch.isfinite(values.coalesce().values() if values.is_sparse else values).all())
 
 
 def _counts(module: nn.Module, broken: list[Tensor]) -> bool:
@@ -107,6 +101,6 @@ def _birth(model: nn.Module, program: Program) -> dict[str, Any] | None:
 def _unexplained(call: Call, broken: list[Tensor], about: Fields) -> Fields | None:
     """A NaN that came of finite numbers, though nobody can say how."""
     given = [*tensors_in(call.args), *tensors_in(call.kwargs)]
-    if not all(map(_is_finite, given)) or not any(bool(tensor.isnan().any()) for tensor in broken):
+    if not all(map(is_finite, given)) or not any(bool(tensor.isnan().any()) for tensor in broken):
         return None
     return {"phase": "forward", "module": "", **about, "reproduced": False}

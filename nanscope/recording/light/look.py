@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanscope.recording import stats
+from nanscope.recording.finite import is_finite
 from nanscope.recording.stats import Exact
 
 NONE = -1.0  # in place of the norm of a gradient that is not there
@@ -53,7 +54,7 @@ def all_finite(norms: Sequence[float], tensors: Sequence[Tensor | None]) -> bool
     if math.isfinite(sum(norms)):
         return True
     odd = [t for t, norm in zip(tensors, norms, strict=True) if t is not None and not math.isfinite(norm)]
-    return all(bool(torch.isfinite(stats.strided(t.detach())).all()) for t in odd)
+    return all(map(is_finite, odd))
 
 
 def exact(tensors: Sequence[Tensor | None]) -> list[Exact | None]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanscope.recording import processes
+from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.batch import Batch, batch_of
 from nanscope.recording.rewind.culprit import culprit
 from nanscope.recording.rewind.keeper import Generators, State, held, nonfinite
@@ -229,12 +229,6 @@ def is_harmed(loss: float | None, model: nn.Module, optimizers: Iterable[Optimiz
     gradients = [p.grad for o in optimizers for group in o.param_groups for p in group["params"]]
     gradients += [p.grad for p in model.parameters()]
     return not all(is_finite(gradient) for gradient in gradients if gradient is not None)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether every element is; integers are."""
-    values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
-    return not values.is_floating_point() or bool(torch.isfinite(values).all())
 
 
 def _generators(program: Program, otherwise: Generators) -> Generators:

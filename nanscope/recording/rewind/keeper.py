@@ -8,7 +8,6 @@ and optimizers that hold a tensor hold it still.
 from __future__ import annotations
 
 import copy
-import math
 import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+
+from nanscope.recording.finite import is_finite
 
 Generators = tuple[Tensor, tuple[Tensor, ...], object, Any]
 
@@ -190,10 +191,7 @@ def held(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
 @torch.no_grad()
 def nonfinite(tensors: Iterable[tuple[int, Tensor]]) -> set[int]:
     """Which of the tensors, by the numbers that come with them, hold a NaN or an infinity."""
-    floats = [(number, t) for number, t in tensors if t.is_floating_point()]
-    sums = [t.sum().item() for _, t in floats]  # thirty times as fast as a mask; finite terms may overflow it
-    odd = [each for each, total in zip(floats, sums, strict=True) if not math.isfinite(total)]
-    return {number for number, t in odd if not bool(torch.isfinite(t).all())}
+    return {number for number, tensor in tensors if not is_finite(tensor)}
 
 
 @torch.no_grad()

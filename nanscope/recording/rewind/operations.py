@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.names import INPUT, TARGET, Names, Place, memory_of, place_of
-from nanscope.recording.rewind.operands import counts, is_finite
+from nanscope.recording.rewind.operands import counts
 from nanscope.recording.rewind.surroundings import Scene, Surroundings
 
 # what only gives the same numbers in another form

@@ -21,11 +21,12 @@ from torch.optim import Optimizer
 from nanscope.recording import backward, calls, processes
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
+from nanscope.recording.finite import is_finite
 from nanscope.recording.quiet import loud
 from nanscope.recording.rewind import bypass
 from nanscope.recording.rewind.frames import trace
 from nanscope.recording.rewind.further import Further
-from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_finite, is_harmed
+from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
 from nanscope.recording.rewind.memory import Memory

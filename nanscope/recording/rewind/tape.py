@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.frames import Frame, Trace, lines
 
 MOST_EVENTS = 10_000  # of a step; what has more cannot be executed again
@@ -224,9 +225,8 @@ class Program:
         outputs = [t for event in self.events if event.context is not None for t in _leaves(event.result)]
         numbers = [e.result for e in self.events[calls[0] :] if isinstance(e.result, Tensor)]
         numbers = [t for t in numbers if t.numel() == 1 and t.is_floating_point()]
-        return any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()) or not all(
-            bool(torch.isfinite(t).all()) for t in numbers
-        )
+        is_nan = any(bool(t.isnan().any()) for t in outputs if t.is_floating_point())
+        return is_nan or not all(map(is_finite, numbers))
 
     def overwritten(self) -> bool:
         """Whether somebody wrote into what went in, after it did."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
+from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.batch import Batch
 from nanscope.recording.rewind.chains import Chains, Start
 from nanscope.recording.rewind.names import Names
-from nanscope.recording.rewind.operands import is_finite
 from nanscope.recording.rewind.operations import VIEWS, Operation, Operations
 from nanscope.recording.rewind.portrait import Portrait
 from nanscope.recording.rewind.surroundings import Given, Scene

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -31,6 +30,7 @@ from nanscope.errors import NonFiniteError, UsageError
 from nanscope.recording import backward, processes, stats
 from nanscope.recording.compiled import Hidden, unwrapped
 from nanscope.recording.environment import environment, structure
+from nanscope.recording.finite import is_finite
 from nanscope.recording.ledger import Latest, Ledger, Trouble
 from nanscope.recording.measure import Gauge, Reading
 from nanscope.recording.places import Layout, Places, plain
@@ -661,6 +661,6 @@ def _message(kind: type[BaseException], error: BaseException | None) -> str:
 
 def _broken(named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, list[int]]]:
     for name, tensor in named:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             exact = stats.examine(tensor.detach())
             yield plain(name), [exact.nan_count, exact.inf_count]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from nanscope.recording.rewind.batch import Batch
-from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace, asks_for_closure
+from nanscope.recording.rewind.tape import Context, Event, Program, Ref, StatePlace, asks_for_closure, item_of
 
 Within = Callable[[], AbstractContextManager[Any]]
 
@@ -141,8 +141,7 @@ class Rerun:
 
     def _found(self, value: Any, program: Program, made: list[Any]) -> Any:
         if type(value) is Ref:
-            result = made[value.event]
-            return result if value.item is None else result[value.item]
+            return item_of(made[value.event], value.item)
         if isinstance(value, Tensor):
             return self._left(value, program)
         if type(value) in (tuple, list):

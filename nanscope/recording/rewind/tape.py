@@ -36,10 +36,10 @@ StatePlace = tuple[Optimizer, Tensor, str]
 
 
 class Ref(NamedTuple):
-    """A tensor that an event of the same step gave, `item` of a sequence of them."""
+    """A tensor that an event of the same step gave, `item` of a sequence of them; see `tensors_of`."""
 
     event: int
-    item: int | None = None
+    item: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -268,14 +268,40 @@ def _leaves(value: Any) -> Iterator[Tensor]:
             yield from _leaves(item)
 
 
+class Path(tuple[Any, ...]):
+    """Keys that lead to a tensor in sequences and mappings within each other."""
+
+    __slots__ = ()
+
+
 def tensors_of(result: Any) -> Iterator[tuple[Tensor, Any]]:
     """The tensors that a call gave, each with where in a sequence or mapping it is; None if it is all."""
     if isinstance(result, Tensor):
         yield result, None
     elif isinstance(result, tuple | list):
-        yield from ((item, i) for i, item in enumerate(result) if isinstance(item, Tensor))
+        for i, item in enumerate(result):
+            yield from _tensors_below(i, item)
     elif isinstance(result, Mapping):
-        yield from ((item, key) for key, item in result.items() if isinstance(item, Tensor))
+        for key, item in result.items():
+            yield from _tensors_below(key, item)
+
+
+def _tensors_below(key: Any, item: Any) -> Iterator[tuple[Tensor, Any]]:
+    if isinstance(item, Tensor):
+        yield item, key
+    elif isinstance(item, tuple | list | Mapping):
+        yield from (
+            (tensor, Path((key, *at) if type(at) is Path else (key, at))) for tensor, at in tensors_of(item)
+        )
+
+
+def item_of(result: Any, at: Any) -> Any:
+    """What is there in the result of a call."""
+    if at is None:
+        return result
+    for key in at if type(at) is Path else (at,):
+        result = result[key]
+    return result
 
 
 def asks_for_closure(optimizer: Optimizer | None) -> bool:

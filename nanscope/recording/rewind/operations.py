@@ -130,6 +130,10 @@ class Seen:
 Look = Callable[[Seen], Any]
 
 
+class EnoughError(Exception):
+    """All that was wanted of a step has been seen."""
+
+
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operations of a step, in order.
 
@@ -137,7 +141,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         scene: knows where they happen.
         names: of the tensors from outside.
         before, after: called around those of interest with what they read and wrote.
-        wanted: numbers of those; everything that breaks is of interest if it is None.
+        wanted: numbers of those, after the last of which the step ends; everything that breaks is of
+            interest if it is None.
 
     Attributes:
         made: the operations.
@@ -173,6 +178,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         seen.written = list({id(t): t for t in (*_floats(result), *_written(func, args, kwargs))}.values())
         self._end(seen)
         self._show(seen, self._after)
+        if self._wanted is not None and seen.operation.index >= max(self._wanted):
+            raise EnoughError
         return result
 
     def maker(self, tensor: Tensor) -> int | None:

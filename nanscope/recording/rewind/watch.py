@@ -130,7 +130,7 @@ def watch(
     scene = Scene(model, given)
     second = Operations(scene, names, wanted=portrait.wanted, before=portrait.before, after=portrait.after)
     scene.on_given = second.see_given
-    with suppress(Exception), scene.watched(), second:  # the step itself may fail after the birth
+    with suppress(Exception), scene.watched(), second:  # it ends with the birth, if the step does not fail
         step()
     return Birth(portrait.data() | _what_followed(chains, start, made))
 

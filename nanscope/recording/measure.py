@@ -10,7 +10,7 @@ on a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -131,7 +131,7 @@ class Gauge:
         plan = self._plans.setdefault(places, Plan(places, peaked=peaked))
         reading = Reading(plan, known, None, peaks, [], [], 0)
         self._pending.append(reading)
-        return _sent(reading, []) if known.is_cuda else _sealed(reading, tensors)
+        return _sent(reading, []) if known.is_cuda else _sealed(reading, lambda: tensors)
 
     def follow(self, probes: Probes, roots: Sequence[Tensor]) -> Reading | None:
         """Everything that the last backward pass reached, if it went as the one before; else None."""
@@ -245,7 +245,7 @@ class Gauge:
             return _sent(reading, [stats.strided(tensor) for tensor in waiting])
         if not small:
             self._see_units(reading.plan.places[len(early) + len(measured) :], waiting)
-        return _sealed(reading, self._sources(reading.plan, [None] * len(early) + now))
+        return _sealed(reading, lambda: self._sources(reading.plan, [None] * len(early) + now))
 
     def _sources(self, plan: Plan, taken: list[Tensor | None]) -> list[Tensor | None]:
         """What each norm of the plan's `order` is of, as far as it is known."""
@@ -371,6 +371,8 @@ def _norms(tensors: Sequence[Tensor], known: Mapping[int, float]) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
     home = parts[0].device
     return torch.cat([part if part.device == home else part.to(home, non_blocking=True) for part in parts])
 
@@ -394,20 +396,19 @@ def _weigh(reading: Reading) -> None:
         reading.losses = []
 
 
-def _sealed(reading: Reading, tensors: Sequence[Tensor | None]) -> Reading:
-    """Look at what is known now.
+def _sealed(reading: Reading, sources: Callable[[], Sequence[Tensor | None]]) -> Reading:
+    """Look at what is known now; in Python, for each of torch's functions brings code of its own.
 
     Args:
-        tensors: what each norm of the plan's `order` is of, as far as they are known; None where that was
-            already examined.
+        sources: gives what each norm of the plan's `order` is of, as far as they are known; None where that
+            was already examined.
     """
     _weigh(reading)
     if not len(reading.known):
         return reading
-    low, high = torch.aminmax(reading.known)
-    if not math.isfinite(high.item()) or low.item() < TINY:
-        norms = reading.known.tolist()
-        taken = norms[: len(reading.plan.places)]
+    norms = reading.known.tolist()
+    if not math.isfinite(sum(norms)) or min(norms) < TINY:
+        taken, tensors = norms[: len(reading.plan.places)], sources()
         if reading.slot is None:
             taken += [norms[i] * (1.0 if j is None else norms[j]) for _, i, j in reading.plan.derived]
         for i, norm in enumerate(taken):

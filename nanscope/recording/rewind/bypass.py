@@ -1,8 +1,8 @@
 """Bypass: the backward pass and the update of a step go around the mode of those who listen.
 
-With a mode on, `loss.backward()` and `optimizer.step()` pass through it before any hook is called, for as long
-as all else that is done to note them takes. While somebody listens both are replaced by functions that let the
-mode rest; whatever is called between the two is heard as ever.
+With a mode on, `loss.backward()` and `optimizer.step()` pass through it before any hook is called, which
+takes as long as all else that is done to note them. While somebody listens both are replaced by functions
+that let the mode rest; whatever is called between the two is heard as ever.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def unwatch(optimizers: list[Optimizer]) -> None:
         return
     for owner, name, ours in _patches:
         if owner.__dict__.get(name) is ours:  # else somebody has wrapped ours; it only calls through now
-            setattr(owner, name, ours.__wrapped__)  # type: ignore[attr-defined]
+            setattr(owner, name, ours.__wrapped__)
     _patches.clear()
 
 

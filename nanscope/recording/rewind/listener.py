@@ -208,7 +208,7 @@ class _Ears(TorchFunctionMode):
     def wake(self) -> None:
         """Hear again if there is a listener."""
         if self.listeners and not (self._on or self.covered) and _len_torch_function_stack() == 0:
-            _push_on_torch_function_stack(self)  # `__enter__` and `__exit__` do no more, with cold caches late
+            _push_on_torch_function_stack(self)  # as `__enter__` does after some more calls
             self._on = True
 
     def rest(self) -> bool:

@@ -155,7 +155,7 @@ def _born(origin: Origin) -> str:
     """The operation and its place in the user's code."""
     place = f" at {origin.location}" if origin.location else ""
     module = f" of {origin.module}" if origin.module else ""
-    if origin.phase is Phase.DATA:
+    if origin.phase is Phase.DATA and origin.op == "input":
         return f"the batch of step {origin.step} already held a non-finite value"
     if origin.phase is Phase.INIT:
         return f"a {origin.op} was non-finite before step {origin.step}"

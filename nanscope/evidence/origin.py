@@ -58,7 +58,7 @@ def claims(facts: Facts) -> tuple[Claim, ...]:
 
 
 def _claims(facts: Facts) -> Iterator[Claim]:
-    if facts.phase == "data":
+    if facts.phase == "data" and facts.op == "input":
         yield _bad(facts, "bad-input", "the batch")
     elif facts.phase == "init":
         yield _bad(facts, "bad-parameter" if facts.op == "parameter" else "bad-buffer", "it")

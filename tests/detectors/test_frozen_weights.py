@@ -42,7 +42,7 @@ def test_frozen_on_purpose() -> None:
 
 def test_without_a_gradient() -> None:
     """A note, for it may be meant: others get gradients, this one none."""
-    grads = {"fc.weight": [None] * ROWS, "head.weight": np.full(ROWS, 0.5)}
+    grads: dict[str, Any] = {"fc.weight": [None] * ROWS, "head.weight": np.full(ROWS, 0.5)}
     weights = {"fc.weight": every(100, np.full(ROWS, 3.0))}
     (found,) = frozen_weights(make_run(weights=weights, grads=grads, lr=0.1))
     assert (found.severity, found.evidence["sites"]) == (Severity.NOTE, ("fc.weight",))
@@ -62,12 +62,13 @@ def two_layers(grads: tuple[Any, Any], learns: dict[str, list[str]] | None, rows
     at = np.isin(np.arange(rows), [*range(10), 100])
     looks = {"body": np.where(at, 3.0, MISSING), "head": np.where(at, np.arange(rows), MISSING)}
     moves = {"body": np.where(at, 0.0, MISSING), "head": np.where(at, 1.0, MISSING)}
+    norms: dict[str, Any] = {
+        f"{name}.weight": np.resize(column(grad), rows) for name, grad in zip(LAYERS, grads, strict=True)
+    }
     run = make_run(
         outputs={name: np.ones(rows) for name in LAYERS},
         weights={f"{name}.weight": looks[name] for name in LAYERS},
-        grads={
-            f"{name}.weight": np.resize(column(grad), rows) for name, grad in zip(LAYERS, grads, strict=True)
-        },
+        grads=norms,
         stats={(Kind.UPDATE, f"{name}.weight", "l2"): moves[name] for name in LAYERS},
         lr=0.1,
     )

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from nanscope.recording import processes
 from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.batch import Batch, batch_of
+from nanscope.recording.rewind.counters import Counters, Values
 from nanscope.recording.rewind.culprit import culprit
 from nanscope.recording.rewind.keeper import Generators, State, held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
@@ -64,6 +65,7 @@ class Inquiry:
         self._model, self._optimizers, self._noticed = model, optimizers, noticed
         self._keep, self._meant = keep, frozenset(meant)
         self._began = time.perf_counter()
+        self._counters, self._count = Counters(model), 0
 
     def of_steps(self, programs: Sequence[Program], snapshots: Sequence[Snapshot]) -> Answer:
         """Execute the steps since the last sound snapshot, up to the first that breaks, and watch that."""
@@ -72,21 +74,36 @@ class Inquiry:
         snapshot = self._sound(snapshots)
         if snapshot is None:
             return self._none("no sound state before the step was kept")
-        snapshot.state.put()
         steps = [program for program in programs if program.number >= snapshot.number]
-        for program in steps:
+        answer = self._executed(steps, snapshot)
+        if answer.kind != "origin" and self._counters.step_back(max(1, self._count), len(steps)):
+            answer = self._executed(steps, snapshot)
+        return answer
+
+    def _executed(self, steps: Sequence[Program], snapshot: Snapshot) -> Answer:
+        """Execute the steps from a snapshot on."""
+        snapshot.state.put()
+        self._counters.put()
+        for self._count, program in enumerate(steps, 1):
             if program.lacks:
                 return self._none(program.lacks)
-            before = State(self._model, self._optimizers)
+            before, numbers = State(self._model, self._optimizers), self._counters.now()
             clear_gradients(self._model, self._optimizers)
             loss = Rerun(self._model).execute(program)
             if _is_other(loss, program.loss):
                 what = f"the loss of step {program.number}: {program.loss} live, {loss} again"
                 return self._differs(what, program)
             if program.is_open or is_harmed(loss, self._model, self._optimizers) or not self._is_sound():
-                return self.of_step(program, before, None)
+                return self._at(program, before, numbers)
         what = f"steps {snapshot.number} to {self._noticed} were finite when executed again"
         return self._differs(what, steps[-1] if steps else None)
+
+    def _at(self, program: Program, state: State, numbers: Values) -> Answer:
+        """The step that breaks, of those that are executed."""
+        begin, self._counters.begin = self._counters.begin, numbers
+        answer = self._watched(program, state, None)
+        self._counters.begin = begin
+        return answer
 
     def _sound(self, snapshots: Sequence[Snapshot]) -> Snapshot | None:
         """The latest state without anything broken; what was broken from the start is told by the first."""
@@ -100,6 +117,12 @@ class Inquiry:
             state: before it.
             loss: as it was, None if not known.
         """
+        answer = self._watched(program, state, loss)
+        if answer.kind != "origin" and self._counters.step_back(1, 1):
+            answer = self._watched(program, state, loss)
+        return answer
+
+    def _watched(self, program: Program, state: State, loss: float | None) -> Answer:
         if program.lacks:
             return self._none(program.lacks)
         from nanscope.recording.rewind.watch import watch  # noqa: PLC0415 - only a run in trouble needs it
@@ -155,6 +178,8 @@ class Inquiry:
         """What was not heard of a step, and may make the difference; empty if nothing is known to be."""
         if program is not None and program.reaches_back:
             return BEFORE
+        if names := self._counters.names():
+            return f"modules keep numbers of their own that change from step to step: {names}"
         return processes.GRADIENTS if processes.are_several() else ""
 
     def _batch(self, program: Program, state: State) -> Batch:
@@ -168,6 +193,7 @@ class Inquiry:
 
     def _put(self, state: State) -> None:
         state.put()
+        self._counters.put()
         clear_gradients(self._model, self._optimizers)
 
     def _attempt(self, program: Program, state: State, batch: Batch) -> Any:

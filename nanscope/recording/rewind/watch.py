@@ -65,13 +65,20 @@ class _Course:
                     self.end_at(root)
 
     def _see_loss(self) -> None:
-        """What was computed since the pass before, outside of the model and of optimizers, is loss."""
+        """What was computed since the pass before, outside of the model and of optimizers, is loss.
+
+        What was computed before the model was called is data.
+        """
         if self.scene.is_updating:
             return
+        phase = "loss"
         for operation in reversed(self.operations.made):
-            if operation.phase in ("backward", "forward"):
+            if operation.phase == "backward":
                 return
-            operation.phase = "loss"
+            if operation.phase == "forward":
+                phase = "data"
+            elif phase == "loss" or operation.phase == "update":
+                operation.phase = phase
 
     def see_gradient(self, roots: Sequence[Tensor]) -> None:
         """A gradient is asked for, which may or may not become part of the loss."""

@@ -185,7 +185,7 @@ class Rewinder:
             and torch.is_grad_enabled()
             and not (torch.is_autocast_enabled("cpu") or is_transformed())
             and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-            and not any(tensor.is_inference() for tensor in args)
+            and True not in [tensor.is_inference() for tensor in args]
             and self._memory.is_usual(self._number())
         )
 
@@ -264,17 +264,20 @@ class Rewinder:
         self._listener.turn_off()
         if self.done:
             return
+        came = trace(sys._getframe(2))
+        settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
+        brief = self._brief
+        if brief is not None and brief.updates(optimizer) and self._memory.is_own(optimizer):
+            brief.updated, brief.settings = came, settings
+            return
         if not any(optimizer is each for each in self._optimizers):
             self._memory.add(optimizer)
             bypass.reach(optimizer)
-        if self._program is None and self._brief is None and asks_for_closure(optimizer):
+        if self._program is None and brief is None and asks_for_closure(optimizer):
             self._begun()
-        came = trace(sys._getframe(2))
-        settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
         self._note_update()
         self._update = Event(None, (), {}, came, optimizer=optimizer, settings=settings)
-        usual = self._brief is not None and self._brief.updates(optimizer) and self._memory.is_own(optimizer)
-        if not usual and (program := self._unfold()) is not None:
+        if (program := self._unfold()) is not None:
             self._memory.begin_update(program, optimizer)
         if asks_for_closure(optimizer):  # it calls the model itself, and all of that belongs to the update
             self._note_update()

@@ -34,39 +34,47 @@ class Call(NamedTuple):
     Attributes:
         event: as it was in the step that was learnt from.
         made: which arguments were made in the step, and by which event.
-        outside: which are tensors that came from outside; the others are constants, `nested` in a tuple.
+        outside: which are tensors that came from outside, made of none before it with a gradient; the others
+            are constants, `nested` in a tuple.
+        kinds: types of the arguments.
     """
 
     event: Event
     made: tuple[tuple[int, int], ...]
     outside: tuple[int, ...]
     nested: tuple[int, ...]
+    kinds: list[type]
 
     def given(self, event: Event, results: Sequence[Any]) -> list[Any] | None:
         """The arguments of another event, with those that were made in the step as references.
 
         None if it is another call, or called with other kinds of arguments.
         """
-        known, args = self.event, list(event.args)
-        if (
-            event.call != known.call
-            or event.trace != known.trace
-            or len(args) != len(known.args)
-            or not _PLAIN.issuperset(map(type, event.kwargs.values()))
-            or event.kwargs != known.kwargs
-        ):
+        if not self._is_of(event):
             return None
+        known, args = self.event.args, list(event.args)
         for position, number in self.made:
             if args[position] is not results[number]:
                 return None
-            args[position] = known.args[position]
-        for position in self.outside:
-            if not _is_outside(args[position], results):
-                return None
-        for position in self.nested:
-            if not _is_nested(args[position]):
-                return None
-        return args if list(map(type, args)) == list(map(type, known.args)) else None
+            args[position] = known[position]
+        fits = (
+            list(map(type, args)) == self.kinds
+            and False not in [_is_outside(args[position], results) for position in self.outside]
+            and False not in [_is_nested(args[position]) for position in self.nested]
+        )
+        return args if fits else None
+
+    def _is_of(self, event: Event) -> bool:
+        known, kwargs = self.event, event.kwargs
+        return (
+            event.call == known.call
+            and event.trace == known.trace
+            and len(event.args) == len(self.kinds)
+            and (
+                not (kwargs or known.kwargs)
+                or (_PLAIN.issuperset(map(type, kwargs.values())) and kwargs == known.kwargs)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,15 +217,13 @@ def _learnt(event: Event) -> Call | None:
             nested.append(position)
         elif type(value) not in _CONSTANT:
             return None
-    return Call(event, tuple(made), tuple(outside), tuple(nested))
+    return Call(event, tuple(made), tuple(outside), tuple(nested), list(map(type, event.args)))
 
 
 def _is_nested(value: Any) -> bool:
     return type(value) in _NESTED and _PLAIN.issuperset(map(type, value))
 
 
-def _is_outside(value: Any, results: Sequence[Any]) -> bool:
-    """Whether a value is a tensor that the step has not made, and nothing before it with a gradient."""
-    if type(value) is not Tensor or value.grad_fn is not None or value.is_inference():
-        return False
-    return not any(value is result for result in results)
+def _is_outside(value: Tensor, results: Sequence[Any]) -> bool:
+    """Whether the step has not made a tensor, and nothing before it with a gradient."""
+    return value.grad_fn is None and not value.is_inference() and True not in [value is r for r in results]

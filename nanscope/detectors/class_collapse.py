@@ -79,16 +79,20 @@ def windows(run: Run) -> Windows:
 
 
 PERFECT = 1e-6
+ABOUT = (0.8, 1.25)  # of the entropy of the labels
 
 
 def at_chance(run: Run, loss: float) -> bool:
-    """Whether a loss is about that of guessing (cross-entropy), and not far below the untrained model's."""
+    """Whether a loss is about that of guessing (cross-entropy), or not far below the untrained model's."""
     if loss <= PERFECT:
         return False  # nothing is left to be learnt: an answer that never changes may be the right one
-    first = value_at(run, None, "loss", 0)
+    first, classes = value_at(run, None, "loss", 0), len(class_names(run))
     untrained = first is None or loss >= 0.5 * first
-    classes = len(class_names(run))
-    return untrained and (classes < 2 or loss >= 0.8 * _entropy(label_shares(run), classes))
+    if classes < 2:
+        return untrained
+    least, most = (share * _entropy(label_shares(run), classes) for share in ABOUT)
+    # The first loss of a model whose input has not been scaled is far above that of guessing.
+    return loss >= least and (untrained or loss <= most)
 
 
 def label_shares(run: Run) -> tuple[float, ...]:

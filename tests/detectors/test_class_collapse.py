@@ -39,6 +39,16 @@ def test_a_loss_of_zero_is_no_chance_level() -> None:
     assert at_chance(make_run(loss=[2.3] * 10), 2.3)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "chance"),
+    [(2.5, 2.3, True), (90.0, 2.3, True), (90.0, 4.0, False), (2.5, 1.5, False), (4.0, 3.9, True)],
+)
+def test_a_loss_of_guessing_whatever_the_first_was(first: float, last: float, *, chance: bool) -> None:
+    """Inputs that nobody scaled give a large first loss; near misses: on its way down, and below guessing."""
+    run = make_run(loss=[first, *[last] * 9], predicted=one_hot(np.arange(10)))
+    assert at_chance(run, last) == chance
+
+
 def test_a_dead_layer_though_the_predictions_wander() -> None:
     """All ten classes are "predicted", yet a hidden layer is zero."""
     (found,) = class_collapse(collapsed_run(rows=3000, since=1000))

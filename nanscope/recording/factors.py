@@ -65,12 +65,15 @@ def eligible(parameter: Tensor) -> bool:
     )
 
 
-def fits(call: LinearCall, output: Tensor) -> bool:
+def fits(module: nn.Linear, entering: Tensor, output: Tensor) -> bool:
     """Whether all are of the weight's dtype (autocast would round the factors), and nobody else listens."""
-    _, module, entering, _ = call
-    dtype = module.weight.dtype
-    same = entering.dtype is dtype and output.dtype is dtype and dtype in EXACT
+    weight, dtype = _own(module, "weight"), output.dtype
+    same = dtype in EXACT and entering.dtype is dtype and weight is not None and weight.dtype is dtype
     return same and (output._backward_hooks is None or len(output._backward_hooks) <= 1)
+
+
+def _own(module: nn.Linear, name: str) -> Tensor | None:
+    return module._parameters.get(name)  # as an attribute it is looked for by a function in Python
 
 
 def is_product(output: Tensor, module: nn.Linear, entering: Tensor) -> bool:
@@ -80,26 +83,28 @@ def is_product(output: Tensor, module: nn.Linear, entering: Tensor) -> bool:
     rounded it, or if someone gave the class another forward. To be asked before the backward pass.
     """
     node: Any = output.grad_fn
+    weight, bias = _own(module, "weight"), _own(module, "bias")
     viewed = node is not None and node.name() in VIEWS
     if viewed:
         node = node.next_functions[0][0]
     name = "" if node is None else node.name()
     if name == "AddmmBackward0":
-        (bias, _), (left, _), (turned, _) = node.next_functions
-        plain = _is(bias, module.bias) and node._saved_alpha == node._saved_beta == 1
+        (added, _), (left, _), (turned, _) = node.next_functions
+        plain = _is(added, bias) and node._saved_alpha == node._saved_beta == 1
     elif name == "MmBackward0":
         (left, _), (turned, _) = node.next_functions
-        plain = module.bias is None
+        plain = bias is None
     else:
         return False
     if viewed and left is not None and left.name() in VIEWS:
         left = left.next_functions[0][0]
+    made = entering.grad_fn
     return (
         plain
-        and (left is entering.grad_fn if entering.grad_fn is not None else _is(left, entering))
+        and (left is made if made is not None else _is(left, entering))
         and turned is not None
         and turned.name() == TURNED
-        and _is(turned.next_functions[0][0], module.weight)
+        and _is(turned.next_functions[0][0], weight)
     )
 
 
@@ -153,7 +158,9 @@ class Factors:
         linears = [(one.calls[call[0]], call) for one in passes for call in one.linears]
         for i, ((_, output, _, back, _), call) in enumerate(linears):
             _, module, entering, version = call
-            if id(module.weight) not in valid or entering._version != version or not fits(call, output):
+            if id(module.weight) not in valid or entering._version != version:
+                continue
+            if not fits(module, entering, output):
                 continue
             rows, kept = output.numel() // module.out_features, where.get(id(entering), -1)
             if rows == 1:
@@ -208,7 +215,8 @@ def _is_fit(call: LinearCall, output: Tensor) -> bool:
     large = module.in_features * module.out_features > SMALL_ELEMENTS
     rows = output.numel() // module.out_features
     worth = large and (rows == 1 or gram.pays(rows, *module.weight.shape))
-    return worth and fits(call, output) and untampered(module) and is_product(output, module, entering)
+    can = worth and fits(module, entering, output) and untampered(module)
+    return can and is_product(output, module, entering)
 
 
 def ties(roots: Sequence[Tensor], first: Tensor, last: Tensor) -> Ties | None:

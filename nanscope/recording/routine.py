@@ -161,12 +161,11 @@ class Routine:
         kept, fed = usual.kept, usual.fed
         if any(self._between) or True in ["forward" in own for own in self._owns]:
             return False  # what goes in may not be what we have seen; all else the graph shows
-        for call in self._products:
-            number, module, _, _ = call
-            output = kept[number]
+        for number, module, _, _ in self._products:
+            output, entering = kept[number], fed[number][0]
             if output._backward_hooks and not self.waits[self._outs[number]]:
                 return False
-            if not (fits(call, output) and is_product(output, module, fed[number][0])):
+            if not (fits(module, entering, output) and is_product(output, module, entering)):
                 return False
         return True
 

@@ -15,7 +15,7 @@ from nanscope.plugin.sighting import Sighting
 from nanscope.plugin.strays import Strays, all_finite, kinds_of
 from nanscope.recording.discovery import Call, Discovery, Found
 from nanscope.recording.glance import Fields, glance
-from nanscope.recording.light.recorder import record_lightly
+from nanscope.recording.light.recorder import LightRecorder, record_lightly
 from nanscope.recording.record import record
 from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.sink import KeepRun
@@ -95,8 +95,11 @@ class Watch:
 
     def _close(self, recorder: Recorder) -> None:
         """The last look, before its run file is finished."""
-        if recorder.is_active and recorder.is_under_way:
-            recorder.step(lambda: None)  # gradients that no optimizer has taken count, too
+        if recorder.is_active and recorder.is_under_way:  # gradients that no optimizer has taken count, too
+            if isinstance(recorder, LightRecorder):
+                recorder.leave_step()
+            else:
+                recorder.step(lambda: None)
         backwards, fields = self._waiting.pop(id(recorder), (-1, {}))
         if recorder.origin is None and recorder.trouble is None and backwards == recorder.backwards:
             recorder.tell("origin", **fields)  # no backward pass has shown that it does no harm

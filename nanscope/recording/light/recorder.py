@@ -134,6 +134,11 @@ class LightRecorder(Recorder):
         if self._losses and self._by_hand.stepped():
             self._end_step()
 
+    def leave_step(self) -> None:
+        """The step under way is over, and no other follows: what was made in it has been looked at."""
+        self._rewinder.leave_step()
+        self._guard(self._end_step)()
+
     def _end_step(self) -> None:
         brief = self._brief()
         self._rewinder.end_step()

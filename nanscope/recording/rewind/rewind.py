@@ -317,6 +317,11 @@ class Rewinder:
         elif self._listens_early and self._listener.turn_on():
             self._listen_early()
 
+    def leave_step(self) -> None:
+        """The step under way is the last, and nothing in it will be asked for."""
+        self._listener.turn_off()
+        self._program = self._brief = self._update = None
+
     def _keep_step(self, program: Program) -> None:
         """A step that is over, as what is new in it if it went as the last one."""
         repeat = None if self._shape is None else self._shape.fits(program)

@@ -521,8 +521,8 @@ class Recorder:
         step, ledger = self._step, self._ledger
         if ledger is None or step.broken:
             return True
-        if self._sink.waits or not ledger.alert.due(step.number):
-            return False  # where rows wait for trouble, what is known besides it is of no use before
+        if self._sink.waits_for_trouble or not ledger.alert.due(step.number):
+            return False  # what is known besides it is of no use before
         return ledger.alert.looks(step.number, sum(reading.samples for reading in step.readings))
 
     def _end_step(self) -> None:
@@ -543,7 +543,7 @@ class Recorder:
         self._updates.clear()
         self._witness = None
         self._probes.clear()
-        self._probes.closely = not self._sink.waits and self._ledger.alert.due(self.steps)
+        self._probes.closely = not self._sink.waits_for_trouble and self._ledger.alert.due(self.steps)
         if self._ledger.trouble and not self._rewinder.done:
             self._rewinder.trouble(step.number)
         if self._ledger.broken:

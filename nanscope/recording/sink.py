@@ -88,6 +88,11 @@ class Sink:
         return self._waits
 
     @property
+    def waits_for_trouble(self) -> bool:
+        """Whether they are wanted only if there is some."""
+        return self._waits and self._keep == "trouble"
+
+    @property
     def path(self) -> Path | None:
         """Where the run file is, or will be; None when it cannot be written, or never was."""
         if not self._usable:

@@ -27,6 +27,7 @@ OUT_OF_SIGHT = {
     "missing_target": "the target comes in as NaN: no operation makes it",
     "square_of_a_large_target": "the loss is one number: it has no rows",
     "discriminator_too_sure": "the oracle counts one step for both optimizers, nanscope one for each",
+    "no_tag_is_possible": "the oracle takes the sum of infinities for no birth",
 }
 """Programs whose operation the oracle cannot confirm; step and phase of the symptom it can."""
 

@@ -6,13 +6,13 @@ from statistics import fmean
 
 import pytest
 
-from tests.faults import healthy, healthy_courses, healthy_numbers
+from tests.faults import healthy, healthy_courses, healthy_models, healthy_numbers
 from tests.faults.fault import Fault
 from tests.faults.oracle import Oracle, Seen
 
 PROGRAMS = [
     each
-    for module in (healthy, healthy_numbers, healthy_courses)
+    for module in (healthy, healthy_numbers, healthy_courses, healthy_models)
     for each in vars(module).values()
     if isinstance(each, Fault)
 ]

@@ -13,6 +13,7 @@ from tests.faults import (
     forward,
     healthy,
     healthy_courses,
+    healthy_models,
     healthy_numbers,
     hooks,
     initialisation,
@@ -24,6 +25,8 @@ from tests.faults import (
     optimizer,
     precision,
     recurrent,
+    second,
+    second_updates,
 )
 from tests.faults.fault import Fault
 
@@ -44,9 +47,12 @@ MODULES: tuple[ModuleType, ...] = (
     collapse,
     constant,
     missed,
+    second,
+    second_updates,
     healthy,
     healthy_numbers,
     healthy_courses,
+    healthy_models,
 )
 """In the order of the scoreboard; a new module is added here."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,17 @@ class Rerun:
             return type(value)(self._found(item, program, made) for item in value)
         if type(value) is dict:
             return {key: self._found(item, program, made) for key, item in value.items()}
+        if self.without and is_dataclass(value) and not isinstance(value, type):
+            return self._with_fields(value, program, made)
         return value
+
+    def _with_fields(self, value: Any, program: Program, made: list[Any]) -> Any:
+        """A batch as a dataclass with other rows in it."""
+        found = copy.copy(value)
+        for each in fields(value):
+            if hasattr(value, each.name):
+                object.__setattr__(found, each.name, self._found(getattr(value, each.name), program, made))
+        return found
 
     def _left(self, tensor: Tensor, program: Program) -> Tensor:
         """A tensor from outside, with other rows in place of those that are left out: the shapes stay."""

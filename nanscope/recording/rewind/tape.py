@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -257,7 +257,7 @@ class Program:
 
 
 def _leaves(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and dicts."""
+    """Every tensor in nested tuples, lists, dicts and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -266,6 +266,9 @@ def _leaves(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _leaves(item)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _leaves(getattr(value, each.name, None))
 
 
 class Path(tuple[Any, ...]):

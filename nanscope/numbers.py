@@ -7,6 +7,7 @@ it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MISSING_WORD = "-"
 
@@ -28,6 +29,11 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words one after the other: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def score(value: float | None) -> str:

@@ -94,18 +94,20 @@ def _merged(facts: Facts, proved: Sequence[Claim], rows: Sequence[Claim]) -> lis
         return [*settings, *growth, *rows]
     if proved[0].cause in OVERFLOWS and (growth or settings):
         return [*settings, *growth, *proved]
-    if proved[0].cause == "dtype-overflow" and _is_activation(facts):
-        return [Claim("activation-explosion", proved[0].why, proved[0].evidence), *proved, *others]
+    if proved[0].cause == "dtype-overflow" and (size := _activation(facts)):
+        why = f"the activations had grown to {number(size)} by themselves"
+        return [Claim("activation-explosion", why, proved[0].evidence), *proved, *others]
     return [*proved, *settings, *growth, *others]
 
 
-def _is_activation(facts: Facts) -> bool:
-    """Whether what overflowed in the forward pass was an activation that had become very large by itself."""
-    narrow = facts.result.text("dtype") == "float16"
+def _activation(facts: Facts) -> float | None:
+    """The size of the activation that had become very large by itself and overflowed in the forward pass."""
+    if facts.phase != "forward" or facts.result.text("dtype") == "float16":
+        return None
     weights = [o for o in facts.operands if o.text("name") not in ("", "input", "target")]
-    sizes = [o.number("abs_max") for o in facts.operands if not o.text("name")]
-    grown = any(size >= LARGE for size in sizes) and not any(w.number("abs_max") >= LARGE for w in weights)
-    return facts.phase == "forward" and not narrow and grown
+    large = [o.number("abs_max") for o in facts.operands if not o.text("name")]
+    large = [size for size in large if size >= LARGE]
+    return max(large) if large and not any(w.number("abs_max") >= LARGE for w in weights) else None
 
 
 def _of_finite(by_rule: Mapping[str, Finding]) -> Iterator[_Named]:

@@ -16,7 +16,7 @@ import numpy as np
 from nanscope.facts import batch_of, facts_of, job_of, notices_of, replay_command, updates_per_epoch
 from nanscope.growth import Growth, growth_before
 from nanscope.numbers import count
-from nanscope.run import Floats, Run, is_missing
+from nanscope.run import Floats, Run, is_missing, is_nonfinite
 from nanscope.values import Cause, Diagnosis, Epoch, Finding, Severity, Verdict
 
 LOSS_ROWS = 100
@@ -37,8 +37,8 @@ class View:
         facts: the run as JSON types: name, steps, state, config, environment, epochs, lost.
         headline: where and when in one short line, without the verdict.
         job: the settings in words; empty when none is on record.
-        loss: training loss at the beginning and at the end, each a mean over up to `LOSS_ROWS` steps, NaN
-            when one of them is not finite; None when it was not measured there.
+        loss: training loss at the beginning, before any trouble, and at the end, each a mean over up to
+            `LOSS_ROWS` steps, NaN when one of them is not finite; None when it was not measured there.
         score: the last evaluation.
         growth: what grew before the origin.
         causes: each with the evidence that is told neither by the trail nor by a cause before it.
@@ -147,8 +147,14 @@ def _loss(run: Run) -> tuple[float, float] | None:
     if not run.has(None, "loss") or not len(run):
         return None
     rows = max(1, min(LOSS_ROWS, len(run) // 10))
-    first, last = _mean(run.scalar("loss", 0, rows)), _mean(run.scalar("loss", len(run) - rows))
+    first, last = _mean(_sound(run.scalar("loss", 0, rows))), _mean(run.scalar("loss", len(run) - rows))
     return None if first is None or last is None else (first, last)
+
+
+def _sound(values: Floats) -> Floats:
+    """The values before the first that is not finite; all of them if that is the first."""
+    bad = np.flatnonzero(is_nonfinite(values))
+    return values[: bad[0]] if bad.size and bad[0] else values
 
 
 def _mean(values: Floats) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nanscope.evidence.claims import Claim
 from nanscope.evidence.facts import Facts, as_number
-from nanscope.numbers import number
+from nanscope.numbers import listed, number
 
 STEEP = ("pow", "float_power", "prod", "cumprod", "exp", "sinh", "cosh", "matrix", "linalg", "det", "lgamma")
 """Operations whose result may be larger than any product of few of their operands."""
@@ -25,10 +25,8 @@ def overflow(facts: Facts) -> Iterator[Claim]:
     if not sizes or not can_overflow(facts) or (facts.is_nan and not parts_can_overflow(facts)):
         return
     dtype = facts.result.text("dtype") or "its dtype"
-    text = (
-        f"`{facts.op}` of {', '.join(sizes[:3])} exceeds {number(facts.limit)}, the largest number of {dtype}"
-    )
-    yield Claim("dtype-overflow", text)
+    limit = f"{number(facts.limit)}, the largest number of {dtype}"
+    yield Claim("dtype-overflow", f"`{facts.op}` of {listed(sizes[:3])} makes more than {limit}")
 
 
 def can_overflow(facts: Facts) -> bool:

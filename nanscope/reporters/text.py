@@ -152,7 +152,7 @@ def _facts(page: Page, view: View) -> None:
     page.line()
     if view.loss:
         rows = max(1, min(LOSS_ROWS, int(view.facts["steps"]) // 10))
-        mean = f" (mean of {rows} steps each)" if rows > 1 else ""
+        mean = f" (means of up to {rows} steps)" if rows > 1 else ""
         page.block("Loss  ", f"{number(view.loss[0])} at the start, {number(view.loss[1])} at the end{mean}")
     if view.score:
         result = view.score

@@ -25,7 +25,7 @@ from tests.reporters.stories import (
 HEALTHY = """\
 ● HEALTHY  no non-finite value in 1,350 steps, no rule fired
 
-Loss  2.32 at the start, 0.184 at the end (mean of 100 steps each)
+Loss  2.32 at the start, 0.184 at the end (means of up to 100 steps)
 Test  loss 0.150, accuracy 0.967, macro F1 0.966 (epoch 30, 1,350 steps)
 Run   runs/digits-bs32.h5
       digits, batch size 32, sgd, lr 0.1, seed 0, 1,350 steps
@@ -67,7 +67,7 @@ What to try  none of it has been tried on this run
 Not known
   · the operation and its source line: not watched in this run
 
-Loss  2 at the start, nan at the end (mean of 100 steps each)
+Loss  2 at the start, nan at the end (means of up to 100 steps)
 Test  loss nan, accuracy 0.100, macro F1 0.018 (epoch 2, 1,854 steps)
 Run   runs/digits-bs1.h5
       digits, batch size 1, sgd, lr 0.1, seed 0, 1,854 steps

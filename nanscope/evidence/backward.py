@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from nanscope.evidence.claims import Claim
-from nanscope.evidence.facts import Facts, Made, Operation, between, of_many
+from nanscope.evidence.facts import Facts, Made, Operation, as_list, between, of_many, whole
 from nanscope.evidence.forward import DIVISIONS, by_operands
 from nanscope.evidence.matrices import SPECTRA
 from nanscope.evidence.overflow import can_overflow, parts_can_overflow
@@ -44,6 +44,7 @@ PICKING = (
 
 
 DEEPEST = 4
+UNLIKE = "x + eps * torch.randn_like(x)  # no two values alike; or a loss of the values alone"
 
 SATURATING = (
     "tanh",
@@ -62,6 +63,25 @@ SATURATING = (
 
 def of_gradient(facts: Facts) -> Iterator[Claim]:
     """Claims about a gradient that was born broken; none if nothing is proved."""
+    hidden = tuple(_hidden(facts))
+    for claim in _of_gradient(facts):
+        yield Claim(claim.cause, claim.why, (*claim.evidence, *hidden), claim.rewrite)
+        hidden = ()
+
+
+def _hidden(facts: Facts) -> Iterator[str]:
+    """Whether the same line had given something non-finite before, which did not reach the loss."""
+    for each in as_list(facts.data.get("healed")):
+        made = Made(each if isinstance(each, Mapping) else {})
+        same = facts.forward is not None and made.text("op") == facts.forward.op
+        if same and made.data.get("location") == facts.data.get("location"):
+            infinite = made.number("posinf") + made.number("neginf")
+            count, kind = (infinite, "infinite") if infinite > 0 else (made.number("nan"), "NaN")
+            yield f"its results in the forward pass that were {kind}, hidden from the loss: {whole(count)}"
+            return
+
+
+def _of_gradient(facts: Facts) -> Iterator[Claim]:
     forward = facts.forward or Operation({})
     name, operand = forward.op or facts.op, next(iter(forward.operands), Made({}))
     masked = _is_masked(facts)
@@ -94,8 +114,12 @@ def _quotient(facts: Facts, name: str) -> Iterator[Claim]:
     inner = Facts({**facts.data, "op": facts.data.get("inner")})
     for claim in by_operands(inner) if inner.op.startswith(DIVISIONS) else ():
         if claim.cause == "division-by-zero":
-            alike = "two eigenvalues or singular values are alike; " if name.startswith(SPECTRA) else ""
-            yield Claim(claim.cause, f"the gradient of `{name}` divides by zero: {alike}{claim.why}")
+            of_spectrum = name.startswith(SPECTRA)
+            alike = "two eigenvalues or singular values are alike; " if of_spectrum else ""
+            safe = UNLIKE if of_spectrum else ""
+            yield Claim(
+                claim.cause, f"the gradient of `{name}` divides by zero: {alike}{claim.why}", (), safe
+            )
 
 
 def _slopes(facts: Facts, forward: Operation, name: str, operand: Made) -> Iterator[Claim]:

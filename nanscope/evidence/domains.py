@@ -125,9 +125,11 @@ def bounded(facts: Facts) -> Iterator[Claim]:
     if math.isnan(value) or inside:
         return
     limits = "clamp_min(1 + eps)" if from_one else "clamp(-1 + eps, 1 - eps)"
+    edge = "the edge of its domain, where its result is infinite"
+    outside = edge if abs(value) == 1 else "outside of its domain"
     yield Claim(
         "domain-error",
-        f"`{facts.op}` received {number(value)}{facts.where}, outside of its domain",
+        f"`{facts.op}` received {number(value)}{facts.where}, {outside}",
         (f"its argument ranges from {between(operand)}",),
         f"torch.{facts.op}(x.{limits})",
     )
@@ -149,6 +151,7 @@ def undefined(facts: Facts) -> Iterator[Claim]:
     """Functions with poles at zero and at negative numbers."""
     value = facts.at("self")
     if -math.inf < value <= 0:
-        yield Claim("domain-error", f"`{facts.op}` is not defined at {number(value)}{facts.where}")
+        why = f"`{facts.op}` is not defined at {number(value)}{facts.where}"
+        yield Claim("domain-error", why, sources(facts), f"torch.{facts.op}(x.clamp_min(eps))")
     else:
         yield from overflow(facts)

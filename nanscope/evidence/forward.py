@@ -80,11 +80,13 @@ def _division(facts: Facts) -> Iterator[Claim]:
     if value == 0:
         upper = facts.operand("self", "tensor1")
         zeros = of_many(max(1.0, divisor.number("zeros")), divisor.number("numel"), "exact zero")
+        zeros = "exactly zero" if divisor.number("numel") == 1 else zeros
         zero = " (zero by zero)" if facts.is_nan and upper is not divisor else ""
         yield Claim(
             "division-by-zero",
             f"`{facts.op}` by {zeros}{zero}{facts.where}",
             sources(Operation({"operands": [dict(divisor.data)]})),
+            "x / torch.where(y.abs() < eps, eps, y)" if divisor.number("min") < 0 else "",
         )
     elif math.isinf(value) and facts.is_nan:
         yield Claim("inf-minus-inf", f"`{facts.op}` of infinity by infinity{facts.where}")

@@ -63,13 +63,17 @@ def _claims(facts: Facts) -> Iterator[Claim]:
     elif facts.phase == "init":
         yield _bad(facts, "bad-parameter" if facts.op == "parameter" else "bad-buffer", "it")
     elif facts.data.get("hook"):
-        yield Claim("gradient-hook", f"the hook `{facts.op}` made a finite gradient non-finite{facts.where}")
+        found = next(by_operands(Facts({**facts.data, "op": _text(facts.data, "inner")})), Claim("", ""))
+        why = f"the hook `{facts.op}` made a finite gradient non-finite{facts.where}"
+        detail = (found.why, *found.evidence) if found.why else ()
+        yield Claim("gradient-hook", why, detail, found.rewrite)
     elif facts.data.get("custom"):
         inner = Facts({**facts.data, "op": _text(facts.data, "inner")})
         yield Claim("custom-function", f"the user's function `{facts.op}` returned it{facts.where}")
         yield from by_operands(inner)
     elif (target := _broken_target(facts)) is not None:
-        yield _bad(Facts({**facts.data, "operands": [dict(target.data)]}), "bad-target", "the target")
+        what = "the target" if target.text("role") != "weight" else "the weight of the classes"
+        yield _bad(Facts({**facts.data, "operands": [dict(target.data)]}), "bad-target", what)
     elif facts.phase == "update" and facts.data.get("optimizer") and _in_optimizer(facts):
         yield from _update(facts)
     elif facts.phase == "backward":
@@ -117,8 +121,18 @@ def _update(facts: Facts) -> Iterator[Claim]:
         "optimizer-update",
         f"`{facts.op}` in the update of {kind} made finite weights and gradients non-finite{facts.where}",
         detail,
-        "leave eps at its default (1e-8)" if eps == 0 else "",
+        _safe_settings(settings, eps, inner),
     )
+
+
+def _safe_settings(settings: Any, eps: float, inner: Claim | None) -> str:
+    """Other settings of an optimizer, by what went wrong in it."""
+    if eps == 0:
+        return "leave eps at its default (1e-8)"
+    centered = isinstance(settings, Mapping) and settings.get("centered") is True
+    if centered and inner is not None and inner.cause == "domain-error":
+        return "centered=False  # E[g^2] - E[g]^2 falls below zero by rounding"
+    return ""
 
 
 def _bad(facts: Facts, cause: str, what: str) -> Claim:

@@ -175,6 +175,8 @@ def test_the_safe_form_belongs_to_the_function() -> None:
     """`acosh` is defined above one, the others between minus one and one."""
     assert first(CASES["acosh below one"][0]).rewrite == "torch.acosh(x.clamp_min(1 + eps))"
     assert first(CASES["atanh of one"][0]).rewrite == "torch.atanh(x.clamp(-1 + eps, 1 - eps))"
+    assert "the edge of its domain" in first(CASES["atanh of one"][0]).why
+    assert first(CASES["lgamma of zero"][0]).rewrite == "torch.lgamma(x.clamp_min(eps))"
     assert (
         first(CASES["acosh below one"][0]).why
         == "`acosh` received 0.5, element [2, 0], outside of its domain"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.evidence.events import INF, Data, backward, claimed, first, maker, operand
+from tests.evidence.events import INF, Data, backward, claimed, first, maker, operand, origin
 
 UNIT = operand(low=-1.0, high=1.0)
 INNER = operand(low=-0.9, high=0.9)
@@ -177,3 +177,35 @@ def test_the_safe_form(name: str, rewrite: str) -> None:
 def test_the_range_of_the_argument_is_evidence() -> None:
     """As it was in the forward pass."""
     assert first(CASES["arccosine"][0]).evidence == ("its argument ranges from -1 to 1",)
+
+
+@pytest.mark.parametrize(
+    ("op", "line", "said"),
+    [
+        ("div", 7, ("its results in the forward pass that were infinite, hidden from the loss: 4",)),
+        ("div", 8, ()),
+        ("exp", 7, ()),
+    ],
+)
+def test_what_was_hidden_in_the_forward_pass(op: str, line: int, said: tuple[str, ...]) -> None:
+    """The same operation of the same line had given infinities, which something hid until its gradient."""
+    here = {"file": "a.py", "line": 7, "function": "f"}
+    healed = {"op": op, "location": here | {"line": line}, "nan": 0, "posinf": 3, "neginf": 1}
+    event = backward("div", *QUOTIENT) | {"location": here, "healed": [healed]}
+    assert first(event).evidence == said
+
+
+def test_a_spectrum_is_not_divided_by_something_else() -> None:
+    """The safe form of equal eigenvalues is no larger divisor."""
+    event, _ = CASES["equal eigenvalues"]
+    assert "randn_like" in first(event).rewrite
+
+
+@pytest.mark.parametrize(("low", "rewrite"), [(0.0, ""), (-2.0, "x / torch.where(y.abs() < eps, eps, y)")])
+def test_the_divisor_of_a_hook(low: float, rewrite: str) -> None:
+    """What went wrong inside of a hook is told with it, and a divisor of both signs is not clamped."""
+    divisor = operand("other", low=low, zeros=1)
+    event = origin("unit", operand(), divisor, held=[0.0, 0.0], hook=True, inner="div", phase="backward")
+    claim = first(event)
+    assert (claim.cause, claim.rewrite) == ("gradient-hook", rewrite)
+    assert "1 exact zero of 60" in claim.evidence[0]

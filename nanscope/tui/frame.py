@@ -214,10 +214,11 @@ def _predict(height: int, width: int, top: int) -> tuple[Rect, ...]:
     )
 
 
-def columns_of(frame: Frame, cases: int) -> int:
+def columns_of(frame: Frame, scene: Scene) -> int:
     """Columns of the widest plot of a picture: what a move by one column is counted in."""
+    cases = len(scene.desk.cases)
     rooms = {
-        "loss": lambda width: width - LABELS - 1,
+        "loss": lambda width: width - loss.margin(scene, width) - 1,
         "layer": lambda width: width - LABELS - 1,
         "compare": lambda width: width // cases - LABELS - 1 if width >= compare.STACKED else width - LABELS,
     }

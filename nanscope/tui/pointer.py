@@ -10,7 +10,10 @@ from nanscope.tui.frame import PANES, Frame, Rect
 from nanscope.tui.moves import ZOOM, to_stop
 from nanscope.tui.panes.chrome import LABEL
 from nanscope.tui.panes.heatmap import names_width, visible
+from nanscope.tui.panes.loss import margin
+from nanscope.tui.panes.predict import NUMBERS
 from nanscope.tui.panes.words import shown_stops
+from nanscope.tui.scene import Scene
 from nanscope.tui.session import Session
 
 SAME = {"chosen": "findings"}
@@ -65,15 +68,17 @@ def _alone(session: Session, rect: Rect, row: int) -> None:
 
 def _row_at(session: Session, rect: Rect, column: int) -> int | None:
     """The row of the run under a column of a plot."""
-    left = (
-        rect.left + LABELS
-        if rect.pane in ("loss", "layer")
-        else rect.left + names_width(session.scene, rect.width)
-    )
+    left = rect.left + _margin(session.scene, rect)
     if rect.pane not in ("loss", "layer", "heat", "strip") or column < left:
         return None
     width = rect.left + rect.width - 1 - left
     return session.place.start + (column - left) * session.place.width // max(1, width)
+
+
+def _margin(scene: Scene, rect: Rect) -> int:
+    """Cells of a pane left of its plot."""
+    known = {"layer": LABELS, "strip": NUMBERS, "loss": margin(scene, rect.width)}
+    return known.get(rect.pane, names_width(scene, rect.width))
 
 
 def _to_layer(session: Session, rect: Rect, line: int) -> None:

@@ -98,7 +98,7 @@ class Session:
     def frame(self, height: int, width: int) -> Frame:
         """The picture."""
         drawn = draw(self.scene, height, width)
-        self._columns, self._errors = columns_of(drawn, len(self.desk.cases)), drawn.errors
+        self._columns, self._errors = columns_of(drawn, self.scene), drawn.errors
         return drawn
 
     def open_siblings(self) -> None:

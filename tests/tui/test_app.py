@@ -21,6 +21,7 @@ from nanscope.replay.cases import open_case
 from nanscope.tui.app import ReplayApp
 from nanscope.tui.keys import ACTIONS, remapped
 from nanscope.tui.panes.chrome import LABEL
+from nanscope.tui.panes.loss import margin
 from nanscope.tui.session import Options, Session
 from tests.replay import story
 from tests.replay.story import BIRTH, ROWS
@@ -237,8 +238,11 @@ def test_the_mouse_scrubs_zooms_and_picks() -> None:
         await pilot.mouse_up(offset=(loss.left + 40, loss.top + 3))
         await player.settle()
         place = player.session.place
-        share = ROWS[1] / (loss.width - 9)
-        assert (place.start, place.stop) == pytest.approx((12 * share, 32 * share), abs=2 * share)
+        left = margin(player.session.scene, loss.width)
+        share = ROWS[1] / (loss.width - left - 1)
+        assert (place.start, place.stop) == pytest.approx(
+            ((20 - left) * share, (40 - left) * share), abs=share
+        )
 
     run(play)
 
@@ -252,7 +256,8 @@ def test_the_wheel_zooms_where_it_points() -> None:
         await player.pilot._post_mouse_events([__import__("textual").events.MouseScrollUp], offset=offset)
         await player.settle()
         place = player.session.place
-        row = (30 - 8) * ROWS[1] / (loss.width - 9)
+        left = margin(player.session.scene, loss.width)
+        row = (30 - left) * ROWS[1] / (loss.width - left - 1)
         assert place.width == ROWS[1] // 2
         assert place.start <= row < place.stop
 

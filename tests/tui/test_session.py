@@ -13,6 +13,7 @@ from nanscope.replay import link, marks
 from nanscope.replay.axis import Unit
 from nanscope.replay.cases import open_case
 from nanscope.run import is_nonfinite
+from nanscope.tui.panes.loss import margin
 from nanscope.tui.session import Options, Session
 from tests.replay.story import BIRTH, ROWS, SPIKE, tell
 from tests.tui.scenes import BATCHES, told
@@ -94,11 +95,9 @@ def test_a_column_is_one_column_of_the_screen(session: Session, height: int, wid
 
 
 def _playhead(session: Session, height: int, width: int) -> int:
-    from nanscope.raster.lane import LABELS  # noqa: PLC0415
-
     frame = session.frame(height, width)
     rect = next(rect for rect in frame.rects if rect.pane == "loss")
-    room = rect.width - LABELS - 1
+    room = rect.width - margin(session.scene, rect.width) - 1
     look = session.scene.look(room)
     assert look.playhead is not None
     return look.playhead

@@ -8,6 +8,7 @@ import numpy as np
 
 from nanscope.raster.cells import Cells, fit
 from nanscope.raster.heat import columns_per_cell, heat
+from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import DIM, FOCUS_BACK, STRONG, TEXT
 from nanscope.replay.heat import heat_of
 from nanscope.replay.stats import STATS, recorded, sites_of
@@ -62,7 +63,7 @@ def _one(scene: Scene, cells: Cells, top: int, height: int) -> int:
 def names_width(scene: Scene, width: int) -> int:
     """Cells that the names of layers take, with what stands around them."""
     longest = max((len(short_name(scene, site.name)) for site in scene.case.run.sites), default=8)
-    return min(max(12, width // 3), NAMES, 3 + longest)
+    return max(LABELS, min(max(12, width // 3), NAMES, 3 + longest))
 
 
 def short_name(scene: Scene, name: str) -> str:

@@ -11,13 +11,17 @@ from nanscope.raster.lane import LABELS, Trace, labels, lane
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG
 from nanscope.replay.readout import worded
 from nanscope.tui.panes.chrome import short
+from nanscope.tui.panes.heatmap import names_width
 from nanscope.tui.scene import Scene, colour_of
+
+OVERVIEW = 1
 
 
 def loss(scene: Scene, height: int, width: int, *, alone: bool = False) -> Cells:
     """A title, the lane and the rail."""
     cells = Cells.blank(height, width)
-    case, room = scene.case, width - LABELS - 1
+    case, left = scene.case, margin(scene, width)
+    room = width - left - 1
     if not case.run.has(None, "loss"):
         cells.write(0, 1, "the loss was not recorded: it is what backward() is called on", DIM)
         return cells
@@ -36,18 +40,23 @@ def loss(scene: Scene, height: int, width: int, *, alone: bool = False) -> Cells
             bad = np.asarray((series.bad > 0).reshape(room, look.dots).any(1))
     drawn, scale = lane(traces, max(1, height - 2), room, look)
     _title(cells, scene, over=scale.over, under=scale.under, alone=alone)
-    cells.put(1, 0, labels(scale, drawn.height))
-    cells.put(1, LABELS, drawn)
+    cells.put(1, left - LABELS, labels(scale, drawn.height))
+    cells.put(1, left, drawn)
     if height > 2:
         cells.write(height - 1, 1, "non-fin", DIM)
-        cells.put(height - 1, LABELS, rail(bad, look))
+        cells.put(height - 1, left, rail(bad, look))
     return cells
+
+
+def margin(scene: Scene, width: int) -> int:
+    """Cells left of the lane: those of the names of layers above a heat map, so that both have one axis."""
+    return names_width(scene, width) if scene.place.screen == OVERVIEW else LABELS
 
 
 def _title(cells: Cells, scene: Scene, *, over: bool, under: bool, alone: bool) -> None:
     glyphs, place = scene.glyphs, scene.place
     column = cells.write(0, 1, "loss", STRONG, bold=True)
-    rows = place.width / max(1, cells.width - LABELS - 1)
+    rows = place.width / max(1, cells.width - margin(scene, cells.width) - 1)
     kind = "linear y" if place.linear else "log y"
     step = f"1 col = {short(rows)} steps" if rows >= 1 else f"1 step = {1 / rows:.1f} cols"
     clipped = f" {glyphs.up}" * over + f" {glyphs.down}" * under

@@ -16,6 +16,7 @@ from nanscope.tui.scene import Scene
 from nanscope.values import Epoch
 
 LAST = 1_000
+NUMBERS = 5  # cells of the numbers of classes left of the strip
 HOW = (
     "predicted classes were not recorded: they are counted where the loss makes a choice of the logits",
     "(cross_entropy, nll_loss ..), or of the module that record(..., logits='head') names",
@@ -67,15 +68,16 @@ def strip(scene: Scene, height: int, width: int) -> Cells:
     cells.write(0, 1, "share of each class among the predictions", STRONG, bold=True)
     if not names:
         return cells
-    look = scene.look(width - 6)
-    edges = scene.edges((width - 6) * columns_per_cell(look))
+    room = width - NUMBERS - 1
+    look = scene.look(room)
+    edges = scene.edges(room * columns_per_cell(look))
     read = [scene.case.reader.columns(None, name, edges) for name in names]
     mean = np.nan_to_num(np.array([each.mean for each in read]))
     total = mean.sum(0)
     share = np.where(total > 0, mean / np.maximum(total, 1e-30), np.nan)
     bad = _bad(scene, edges.starts.size, len(names))
     shown = min(height - 1, len(names))
-    cells.put(1, 5, heat(share[:shown], bad[:shown], look, of_shares=True))
+    cells.put(1, NUMBERS, heat(share[:shown], bad[:shown], look, of_shares=True))
     for row in range(shown):
         cells.write(row + 1, 1, f"{row:>3}", TEXT)
     return cells

@@ -36,6 +36,7 @@ from nanscope.recording.rewind.tape import Event, Program, asks_for_closure
 from nanscope.recording.rewind.usual import Brief, Course
 
 LONGEST = 1_000  # letters of an error's text that are kept
+MOST_SHAPES = 16
 MOST_UNLEARNT = 20  # steps in a row of which too much is to be told; then only one of so many is looked at
 
 Tell = Callable[..., None]
@@ -88,7 +89,7 @@ class Rewinder:
         self._memory = Memory(model, self._optimizers)
         self._program: Program | None = None
         self._course: Course | None = None  # of the last step
-        self._shape: Shape | None = None  # of the last step that went otherwise than the one before
+        self._shapes: dict[int, Shape] = {}  # of steps of other forms, by the number of their events
         self._brief: Brief | None = None  # of the step under way, while it goes as that one
         self._update: Event | None = None  # that is under way
         self._unlearnt = 0
@@ -324,7 +325,8 @@ class Rewinder:
 
     def _keep_step(self, program: Program) -> None:
         """A step that is over, as what is new in it if it went as the last one."""
-        repeat = None if self._shape is None else self._shape.fits(program)
+        shape = self._shapes.get(len(program.events))
+        repeat = None if shape is None else shape.fits(program)
         if repeat is not None:
             self._unlearnt = 0
             self._memory.end(repeat)
@@ -349,11 +351,18 @@ class Rewinder:
 
     def _learn(self, program: Program) -> None:
         """See whether the next step can be told by what this one was."""
-        self._course = self._shape = None
+        self._course = None
         if self._unlearnt < MOST_UNLEARNT or program.number % MOST_UNLEARNT == 0:
             self._course = Course.of(program)
-            self._shape = Shape.of(program) if self._course is None else None
+            if self._course is None:
+                self._learn_shape(program)
             self._unlearnt = 0 if self._course is not None else self._unlearnt + 1
+
+    def _learn_shape(self, program: Program) -> None:
+        if len(self._shapes) >= MOST_SHAPES:
+            self._shapes.clear()
+        if (shape := Shape.of(program)) is not None:
+            self._shapes[len(program.events)] = shape
 
     def trouble(self, noticed: int) -> None:
         """Harm was noticed, in or after step `noticed`, which is over."""
@@ -373,7 +382,8 @@ class Rewinder:
 
     def renew(self) -> None:
         """The model has other tensors than it had."""
-        self._course = self._shape = None
+        self._course = None
+        self._shapes.clear()
         self._listener.owned = frozenset(map(id, self._model.parameters()))
         self._memory.renew()
 
@@ -381,7 +391,8 @@ class Rewinder:
         """Keep nothing more."""
         self.done = True
         self.detach()
-        self._program = self._call = self._course = self._shape = self._brief = self._update = None
+        self._program = self._call = self._course = self._brief = self._update = None
+        self._shapes.clear()
         self._memory.clear()
 
     @property
@@ -446,12 +457,13 @@ class Rewinder:
         """How sharp the loss was before, and what would have helped."""
         steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
         steps = [program for program in steps if program.number <= origin.step and not program.lacks]
-        snapshot = next((s for s in self._memory.snapshots if self._memory.is_sound(s.state)), None)
-        if snapshot is None or not steps or not any(p.number >= snapshot.number for p in steps):
+        sound = [s for s in self._memory.snapshots if self._memory.is_sound(s.state)]
+        sound = [s for s in sound if any(p.number >= s.number for p in steps)]
+        if not sound:
             return
-        further = Further(self._model, self._optimizers, snapshot, steps)
+        further = Further(self._model, self._optimizers, sound, steps)
         if (fields := further.sharpness()) is not None:
-            self._tell("sharpness", snapshot.number, **fields)
+            self._tell("sharpness", fields.pop("batch_of"), **fields)
         if self._verifies and (fields := further.remedies(origin.fields)) is not None:
             self._tell("remedies", origin.step, **fields)
 

@@ -25,6 +25,7 @@ BATCH_BYTES = 64 << 20  # of what went into the steps since the older snapshot
 MOST_STEPS = 2_000
 MOST_SNAPSHOTS = 2
 EVERY = 64  # divides the numbers of the steps of which snapshots are: where they are cheap all machines agree
+SMALL_BYTES = 1 << 20  # of a state that is copied in no time: always taken when its step comes
 SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
 TRIED = 3  # steps in which it is seen whether the forward pass draws from Python's or numpy's generator
 MOST_POKES = 8  # steps in which what somebody wrote into the state from outside is copied
@@ -46,6 +47,7 @@ class Memory:
         self.is_poked = False
         self._bytes = 0
         self._next = 0.0
+        self._size = 0  # bytes of a snapshot
         self._too_large = False
         self.renew()
 
@@ -90,7 +92,9 @@ class Memory:
         if self._is_due(program.number, now) or self._is_full():
             self._take_snapshot(program.number)
             took = time.perf_counter() - now
-            self._next = now + took * (1 + SHARE)
+            # the first one is of an untrained model, and of cold memory: what it took tells nothing
+            rests = self._size > SMALL_BYTES and len(self.snapshots) > 1
+            self._next = now + took * (1 + SHARE) if rests else now
 
     def is_usual(self, number: int) -> bool:
         """Whether a step that begins now finds all as the last one left it, and nothing is to be done."""
@@ -208,10 +212,10 @@ class Memory:
             self.snapshots.append(Snapshot(number, spare.state))
         else:
             self.snapshots.append(Snapshot(number, State(self._model, self._optimizers)))
-        size = self.snapshots[-1].state.bytes
-        if size > STATE_BYTES:
+        self._size = self.snapshots[-1].state.bytes
+        if self._size > STATE_BYTES:
             self._too_large, self.snapshots = True, []
-        elif len(self.snapshots) * size > STATE_BYTES:
+        elif len(self.snapshots) * self._size > STATE_BYTES:
             del self.snapshots[0]
         self._forget(self.snapshots[0].number if self.snapshots else number)
 

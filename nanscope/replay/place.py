@@ -12,6 +12,8 @@ LANDING = 0.7
 CLOSE = 200  # steps around the first non-finite value
 NARROWEST = 10
 REFERENCES = ("own", "raw", "baseline")
+EVENTS = frozenset({(1, 2), (5, 0)})
+"""Screens and panes that list events: there the chosen line is counted from the event at the playhead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Place:
         stat: what the heat map shows, see `stats.STATS`.
         screen: 1 to 6; 0 is the help.
         pane: number of the pane in focus.
-        picked: the chosen row of a list, such as the findings.
+        picked: lines from where a list begins, see `EVENTS`, to the chosen one.
         baseline: number of the case that others are compared with.
         reference: what a heat map counts decades from: its own begin, nothing, or the baseline.
         digits, linear: how the heat map and the loss are drawn.
@@ -62,17 +64,22 @@ class Place:
         """The playhead at a row, the window moved as little as it must."""
         row = max(0, min(self.rows - 1, row))
         if self.start <= row < self.stop:
-            return replace(self, row=row)
+            return self._to(row)
         start = row if row < self.start else row - self.width + 1
-        return replace(self, row=row).window(start, start + self.width)
+        return self._to(row).window(start, start + self.width)
 
     def land(self, row: int) -> Place:
         """A jump: the zoom stays; a window that does not hold the target is moved, see `LANDING`."""
         row = max(0, min(self.rows - 1, row))
         if self.start <= row < self.stop:
-            return replace(self, row=row)
+            return self._to(row)
         start = row - int(LANDING * self.width)
-        return replace(self, row=row).window(start, start + self.width)
+        return self._to(row).window(start, start + self.width)
+
+    def _to(self, row: int) -> Place:
+        """The playhead at a row; in a list of events the one there is the chosen one again."""
+        follows = row != self.row and (self.screen, self.pane) in EVENTS
+        return replace(self, row=row, picked=0 if follows else self.picked)
 
     def window(self, start: float, stop: float) -> Place:
         """Another window, of the same width where it would leave the run."""

@@ -14,13 +14,13 @@ from nanscope.tui.frame import PANES
 from nanscope.tui.panes.cause import told_of
 from nanscope.tui.panes.manual import manual_lines
 from nanscope.tui.panes.raw import shown_entries
-from nanscope.tui.panes.words import event_before, shown_stops
+from nanscope.tui.panes.words import at_event, event_before, in_list, shown_stops
 from nanscope.tui.scene import Scene, moved
 
 Move = Callable[[Scene], Place]
 ZOOM = 2.0
 PAN = 0.25
-WHY = 5
+HEAT, LAYERS = (1, 0), 3  # the pane of Overview that lists layers, and the screen of one of them
 
 
 def to_stop(scene: Scene, stop: Stop) -> Place:
@@ -73,7 +73,8 @@ def _layer(scene: Scene, by: int) -> Place:
     place = scene.place
     name = PANES[place.screen][place.pane % len(PANES[place.screen])]
     if name in LISTS:
-        return replace(place, picked=max(0, min(max(0, LISTS[name](scene) - 1), place.picked + by)))
+        begin = max(0, event_before(scene)) if in_list(scene) else 0
+        return replace(place, picked=max(0, min(LISTS[name](scene) - 1, begin + place.picked + by)) - begin)
     modules = list(dict.fromkeys(site.module for site in scene.sites()))
     if not modules:
         return place
@@ -98,20 +99,15 @@ def _case(scene: Scene, by: int) -> Place:
 
 
 def _pick(scene: Scene) -> Place:
-    stops = shown_stops(scene)
-    if not stops:
-        return scene.place
-    return to_stop(scene, stops[min(scene.place.picked, len(stops) - 1)])
+    """The chosen layer alone on its screen, or the chosen event."""
+    stops, place = shown_stops(scene), scene.place
+    if (place.screen, place.pane) == HEAT:
+        return _screen(LAYERS)(scene)
+    return to_stop(scene, stops[at_event(scene)]) if stops else place
 
 
 def _pane(scene: Scene, by: int) -> Place:
-    return _to_pane(scene, (scene.place.pane + by) % len(PANES[scene.place.screen]))
-
-
-def _to_pane(scene: Scene, pane: int) -> Place:
-    """The list of Why begins at the event that one stands at, others at their top."""
-    here = scene.place.screen == WHY and pane == 0
-    return replace(scene.place, pane=pane, picked=max(0, event_before(scene)) if here else 0)
+    return replace(scene.place, pane=(scene.place.pane + by) % len(PANES[scene.place.screen]), picked=0)
 
 
 def _column(scene: Scene, by: int) -> Place:
@@ -125,7 +121,7 @@ def _column(scene: Scene, by: int) -> Place:
 
 
 def _screen(number: int) -> Move:
-    return lambda scene: _to_pane(replace(scene, place=replace(scene.place, screen=number, zoomed=False)), 0)
+    return lambda scene: replace(scene.place, screen=number, pane=0, picked=0, zoomed=False)
 
 
 def _close(scene: Scene) -> Place:
@@ -134,7 +130,7 @@ def _close(scene: Scene) -> Place:
         return replace(place, zoomed=False)
     if place.only:
         return replace(place, only="")
-    return replace(place, screen=1, pane=0)
+    return replace(place, screen=1, pane=0, picked=0)
 
 
 def _reference(scene: Scene) -> Place:

@@ -12,7 +12,7 @@ from nanscope.tui.panes.chrome import LABEL
 from nanscope.tui.panes.heatmap import names_width, visible
 from nanscope.tui.panes.loss import margin
 from nanscope.tui.panes.predict import NUMBERS
-from nanscope.tui.panes.words import shown_stops
+from nanscope.tui.panes.words import at_event, shown_stops
 from nanscope.tui.scene import Scene
 from nanscope.tui.session import Session
 
@@ -90,9 +90,8 @@ def _to_layer(session: Session, rect: Rect, line: int) -> None:
 def _to_event(session: Session, rect: Rect, line: int) -> None:
     stops = shown_stops(session.scene)
     room = rect.height - 1
-    before = sum(stop.row <= session.place.row for stop in stops) - 1
-    at = min(session.place.picked, len(stops) - 1) if rect.pane == "chosen" else before
+    at = at_event(session.scene)
     first = max(0, min(len(stops) - room, at - room // 2))
     if line >= 0 and first + line < len(stops):
         session.history.jump(session.place)
-        session.place = replace(to_stop(session.scene, stops[first + line]), picked=first + line)
+        session.place = replace(to_stop(session.scene, stops[first + line]), picked=0)

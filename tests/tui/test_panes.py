@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanscope.tui.frame import draw
+from nanscope.replay.place import EVENTS
+from nanscope.tui.frame import PANES, draw
 from nanscope.tui.panes.loss import margin
 from tests.replay.story import BIRTH
 from tests.tui.scenes import scene
@@ -25,3 +26,9 @@ def test_loss_and_heat_have_one_axis(width: int, height: int, window: tuple[int,
     assert bars[heat.top + 1 : heat.top + 4].all()
     assert bars[loss.top + 1 : loss.top + loss.height - 1].any()
     assert np.count_nonzero(drawn.cells.glyphs[heat.top + 1] == shown.glyphs.bar) <= 2
+
+
+def test_lists_of_events_are_panes_of_that_name() -> None:
+    """Where the chosen line is counted from the playhead there is a list of events, and nowhere else."""
+    found = {(s, n) for s, names in PANES.items() for n, name in enumerate(names) if name == "findings"}
+    assert found == EVENTS

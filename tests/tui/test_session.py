@@ -14,6 +14,7 @@ from nanscope.replay.axis import Unit
 from nanscope.replay.cases import open_case
 from nanscope.run import is_nonfinite
 from nanscope.tui.panes.loss import margin
+from nanscope.tui.panes.words import at_event
 from nanscope.tui.session import Options, Session
 from tests.replay.story import BIRTH, ROWS, SPIKE, tell
 from tests.tui.scenes import BATCHES, told
@@ -122,6 +123,39 @@ def test_events_in_order_and_no_wrap(session: Session) -> None:
     assert backward == expected[::-1]
     session.act("previous_event")
     assert "no event before" in session.message
+
+
+def test_why_stands_at_the_event_under_the_playhead(session: Session) -> None:
+    """It opens there, `n` and steps take the choice along; `k` chooses another, which enter goes to."""
+    stops = session.scene.stops
+    born = next(i for i, stop in enumerate(stops) if stop.row == BIRTH)
+    session.act("first_bad")
+    session.act("screen_5")
+    assert at_event(session.scene) == born
+    session.act("previous_event")
+    assert at_event(session.scene) == born - 1
+    session.act("down")
+    assert (at_event(session.scene), session.place.row) == (born, stops[born - 1].row)
+    session.act("pick")
+    assert (at_event(session.scene), session.place.row) == (born, BIRTH)
+    for _ in stops:
+        session.act("up")
+    assert at_event(session.scene) == 0
+    session.act("pick")
+    assert session.place.row == stops[0].row
+    session.act("first_step")
+    session.act("up")
+    assert at_event(session.scene) == 0
+
+
+def test_enter_on_a_layer_opens_it(session: Session) -> None:
+    """In the heat map of Overview the chosen layer is shown on Layers; time and window stay."""
+    before = session.place
+    session.act("down")
+    session.act("pick")
+    assert session.place.screen == 3
+    assert session.place.module != before.module
+    assert (session.place.row, session.place.start, session.place.stop) == (0, before.start, before.stop)
 
 
 @pytest.mark.parametrize(

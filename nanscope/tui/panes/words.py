@@ -6,6 +6,7 @@ import textwrap
 
 from nanscope.raster.cells import Cells, fit_end
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, FOCUS_BACK, STRONG, TEXT, WARN
+from nanscope.replay.place import EVENTS
 from nanscope.replay.stops import Stop
 from nanscope.replay.why import no_cause
 from nanscope.tui.scene import Scene, passes
@@ -27,6 +28,7 @@ def findings(scene: Scene, height: int, width: int, *, chosen: bool = False) -> 
     stops = shown_stops(scene)
     column = cells.write(0, 1, "EVENTS", STRONG, bold=True)
     cells.write(0, column + 2, f"{len(stops)}   n N" if stops else "none: no rule fired", DIM)
+    chosen = chosen or (in_list(scene) and scene.place.picked != 0)
     at = at_event(scene) if chosen else event_before(scene)
     first = max(0, min(len(stops) - (height - 1), at - (height - 1) // 2))
     for row, stop in enumerate(stops[first : first + height - 1], 1):
@@ -41,9 +43,14 @@ def event_before(scene: Scene) -> int:
 
 
 def at_event(scene: Scene) -> int:
-    """Number of the chosen event; while another pane is scrolled, of the last one up to the playhead."""
-    at = event_before(scene) if scene.place.pane else scene.place.picked
+    """Number of the chosen event: in a list so many lines from the one at the playhead, else that one."""
+    at = max(0, event_before(scene)) + (scene.place.picked if in_list(scene) else 0)
     return max(0, min(at, len(shown_stops(scene)) - 1))
+
+
+def in_list(scene: Scene) -> bool:
+    """Whether the pane in focus lists events."""
+    return (scene.place.screen, scene.place.pane) in EVENTS
 
 
 def findings_line(scene: Scene, height: int, width: int) -> Cells:

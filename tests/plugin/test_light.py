@@ -233,3 +233,42 @@ def test_the_file_of_a_failure(tmp_path: Path) -> None:
     assert len(opened) == 5
     assert opened.series(site)[:4] == pytest.approx(norms[:4], rel=1e-5)
     assert nanscope.diagnose(opened).verdict == "diverged"
+
+
+def test_a_state_within_a_tuple(tmp_path: Path) -> None:
+    """What an LSTM returns beside its output is the step's own: a loss of it can be executed again."""
+
+    def run() -> None:
+        torch.manual_seed(0)
+        model = nn.LSTM(2, 3)
+        optimizer = Adam(model.parameters())
+        for step in range(6):
+            optimizer.zero_grad()
+            _, (hidden, _) = model(torch.randn(4, 2))
+            loss = (hidden.square().sum() * float(step < 4)).log() if step >= 3 else hidden.sum()
+            loss.backward()
+            optimizer.step()
+
+    (origin,) = _seen(run, tmp_path / "run.h5", "trouble")
+    assert isinstance(origin, Origin)
+    assert (origin.step, origin.op, origin.phase) == (4, "log", "loss")
+
+
+def test_a_policy_asked_many_times(tmp_path: Path) -> None:
+    """Steps of several lengths in turn: the one that breaks is found in its own form."""
+
+    def run() -> None:
+        torch.manual_seed(0)
+        policy = nn.Linear(3, 2)
+        optimizer = Adam(policy.parameters(), lr=0.01)
+        for step in range(30):
+            logs = [policy(torch.randn(3)).log_softmax(0)[step % 2] for _ in range(2 + step % 3)]
+            loss = -torch.stack(logs).sum()
+            loss = (loss * 0).log() if step == 25 else loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    (origin,) = _seen(run, tmp_path / "run.h5", "trouble")
+    assert isinstance(origin, Origin)
+    assert (origin.step, origin.op, origin.phase) == (25, "log", "loss")

@@ -119,7 +119,7 @@ class Memory:
     def is_own(self, optimizer: Optimizer) -> bool:
         """Whether nobody but itself has written into an optimizer's state since its last update."""
         known = self._state_versions.get(id(optimizer))
-        return known is None or known == [tensor._version for _, tensor in _states(optimizer)]
+        return known is None or known == _versions(optimizer)
 
     def begin_update(self, program: Program, optimizer: Optimizer) -> None:
         """What somebody wrote into an optimizer's state since its last update."""
@@ -129,7 +129,7 @@ class Memory:
 
     def end_update(self, optimizer: Optimizer) -> None:
         """Its state is its own work so far."""
-        self._state_versions[id(optimizer)] = [tensor._version for _, tensor in _states(optimizer)]
+        self._state_versions[id(optimizer)] = _versions(optimizer)
 
     def before(self) -> State:
         """The state before the step under way, if no optimizer has stepped in it."""
@@ -239,6 +239,12 @@ def _states(optimizer: Optimizer) -> list[tuple[StatePlace, Tensor]]:
         for key, value in state.items()
         if isinstance(value, Tensor)
     ]
+
+
+def _versions(optimizer: Optimizer) -> list[int]:
+    """Of the tensors of its state, in the same order."""
+    states = optimizer.state.values()
+    return [value._version for state in states for value in state.values() if isinstance(value, Tensor)]
 
 
 def _copies(tensors: Sequence[Tensor], versions: Sequence[int]) -> list[tuple[Tensor | StatePlace, Tensor]]:

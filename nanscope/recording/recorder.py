@@ -52,6 +52,7 @@ from nanscope.values import Epoch
 from nanscope.warn import warn
 
 MOST_SAMPLES = 128  # steps of which the gradient norms of the samples are kept
+SPARE_BYTES = 1 << 16  # a later batch may have more rows, or more in it, than the first
 MOST_STATE_BYTES = 256 << 20  # of the state before a bad step, in the run file
 LONGEST_MESSAGE = 10_000  # letters of an exception's text that are kept
 
@@ -600,6 +601,7 @@ class Recorder:
             size = room_for(self._model, self._optimizers or (), batch)
         except UsageError:
             return None
+        size += max(size // 4, SPARE_BYTES)
         return SnapshotRoom(1, size) if size <= MOST_STATE_BYTES else None
 
     def _tell_rewound(self, kind: str, step: int, **fields: Any) -> None:

@@ -14,6 +14,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 import nanscope
 from nanscope.recording.rewind import memory, rewind
+from nanscope.recording.rewind.repeat import Repeat
 from nanscope.recording.rewind.tape import Event, Program, Ref
 from nanscope.recording.rewind.usual import Course
 
@@ -60,6 +61,13 @@ def _twice_at_times(k: int, model: nn.Module, optimizer: Optimizer) -> None:
     if k in (8, 11):
         loss = loss + functional.cross_entropy(model(-X[k]), Y[k])
     _update(loss, optimizer)
+
+
+def _twice(k: int, model: nn.Module, optimizer: Optimizer) -> None:
+    x = X[k]
+    both = torch.stack([functional.cross_entropy(model(x[i:]), target=Y[k][i:]) for i in (0, k % 3)])
+    _update(both.sum(), optimizer)
+    both.detach().add_(1.0)
 
 
 def _two_passes_at_times(k: int, model: nn.Module, optimizer: Optimizer) -> None:
@@ -126,6 +134,7 @@ LOOPS: list[Loop] = [
     _annealed,
     _other_loss_at_times,
     _twice_at_times,
+    _twice,
     _two_passes_at_times,
     _clipped_at_times,
     _evaluated_between,
@@ -193,6 +202,15 @@ def test_the_same_as_written_down(
     assert [step["about"] for step in short] == [step["about"] for step in full]
     assert len(full) == STEPS
     assert short == full
+
+
+def test_a_step_of_another_form_is_a_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes as the step before is not kept event by event, whatever its form."""
+    kept: list[object] = []
+    end = memory.Memory.end
+    monkeypatch.setattr(memory.Memory, "end", lambda self, step: (kept.append(step), end(self, step))[1])
+    _programs(_twice, tmp_path / "run.h5", SGD)
+    assert [isinstance(step, Repeat) for step in kept].count(True) >= STEPS - 3
 
 
 @pytest.mark.parametrize("loop", [_plain, _by_hand, _scheduled])

@@ -48,7 +48,7 @@ class Watch:
 
     Args:
         path: where run files go; further ones get numbers.
-        keep: which runs leave one.
+        keep: which runs leave one; where only trouble does, the light recorder is enough.
     """
 
     def __init__(self, path: Path, keep: KeepRun) -> None:

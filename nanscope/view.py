@@ -30,6 +30,21 @@ OF_DATASET = frozenset({"train_size", "test_size"})
 
 
 @dataclass(frozen=True, slots=True)
+class Overview:
+    """A heat map of a whole run in digits.
+
+    Attributes:
+        stat: what is shown, such as `output norm`.
+        aside: what a digit and a column are.
+        rows: name of a layer, and a character per column: a digit, `.` for usual, `x` for not finite.
+    """
+
+    stat: str
+    aside: str
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Everything a screen needs of one run.
 
@@ -46,6 +61,7 @@ class View:
             of its rule there are.
         notices: what a reader must know about the file: not closed, not complete.
         command: the next command to type.
+        overview: a heat map of the whole run; None unless it was asked for.
     """
 
     diagnosis: Diagnosis
@@ -59,6 +75,7 @@ class View:
     findings: tuple[tuple[Finding, int], ...] = ()
     notices: tuple[str, ...] = ()
     command: str = ""
+    overview: Overview | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from nanscope.cli.options import format_option, run_argument, runs_argument
 from nanscope.errors import UsageError
 from nanscope.values import Diagnosis, Severity
+
+if TYPE_CHECKING:
+    from nanscope.run import Run
+    from nanscope.view import Overview
 
 
 @click.command()
@@ -42,8 +47,10 @@ def compare(runs: tuple[Path, ...], form: str) -> NoReturn:
     sys.exit(exit_code(tell_all(runs, form)))
 
 
-def tell(path: Path, form: str) -> Diagnosis:
-    """Print the diagnosis of one run."""
+def tell(
+    path: Path, form: str, overview: Callable[[Run, Diagnosis], Overview | None] | None = None
+) -> Diagnosis:
+    """Print the diagnosis of one run, with an overview of the whole of it where one is given."""
     from nanscope.diagnosis import diagnose as diagnose_run  # noqa: PLC0415 - loads numpy
     from nanscope.reporters import REPORTERS  # noqa: PLC0415 - loads rich
     from nanscope.store.reader import open_run  # noqa: PLC0415 - loads h5py
@@ -51,7 +58,10 @@ def tell(path: Path, form: str) -> Diagnosis:
 
     run = open_run(path)
     diagnosis = diagnose_run(run)
-    REPORTERS[form](build_view(run, diagnosis), sys.stdout)
+    view = build_view(run, diagnosis)
+    if overview is not None:
+        view = replace(view, overview=overview(run, diagnosis))
+    REPORTERS[form](view, sys.stdout)
     return diagnosis
 
 

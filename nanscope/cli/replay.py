@@ -107,6 +107,8 @@ def _show(
 
 
 def _print(paths: Sequence[Path]) -> int:
-    """The answer as text, with what grew; several runs side by side."""
-    diagnoses = tell_all(paths, "text") if len(paths) > 1 else [tell(paths[0], "text")]
+    """The answer as text, with a heat map of the whole run; several runs side by side."""
+    from nanscope.tui.panes.overview import overview_of  # noqa: PLC0415 - loads numpy
+
+    diagnoses = tell_all(paths, "text") if len(paths) > 1 else [tell(paths[0], "text", overview_of)]
     return exit_code(diagnoses)

@@ -10,7 +10,7 @@ from nanscope.growth import Growth
 from nanscope.numbers import count, number, score
 from nanscope.reporters._page import BAD, DIM, SEVERITY_WORDS, STRONG, STYLE_OF, Page, fit
 from nanscope.values import Link, Origin, Remedy, Verdict
-from nanscope.view import LOSS_ROWS, View
+from nanscope.view import LOSS_ROWS, Overview, View
 
 NAME_CELLS = 24
 
@@ -24,6 +24,7 @@ def render_text(view: View, out: TextIO) -> None:
     _verdict(page, view)
     _trail(page, view)
     _growth(page, view.growth)
+    _overview(page, view.overview)
     _findings(page, view)
     _causes(page, view)
     _remedies(page, view.diagnosis.remedies)
@@ -103,6 +104,16 @@ def _growth(page: Page, growth: Growth | None) -> None:
         text.highlight_regex(page.glyphs.bad, BAD)
         numbers = f"  {number(strip.usual)} to {number(strip.last)}"
         page.line(Text.assemble("  ", fit(page.words(strip.name), NAME_CELLS), "  ", text, numbers))
+
+
+def _overview(page: Page, overview: Overview | None) -> None:
+    if overview is None:
+        return
+    page.heading(f"The whole run: {overview.stat}", overview.aside)
+    for name, digits in overview.rows:
+        text = Text(digits.replace(".", page.glyphs.usual).replace("x", page.glyphs.bad))
+        text.highlight_regex(page.glyphs.bad, BAD)
+        page.line(Text.assemble("  ", fit(page.words(name), NAME_CELLS), "  ", text))
 
 
 def _findings(page: Page, view: View) -> None:

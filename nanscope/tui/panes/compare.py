@@ -203,7 +203,9 @@ def _heat(scene: Scene, number: int, stat: str, height: int, width: int) -> Cell
     cells.put(1, NAMES, heat(found.values, found.bad, look, of_shares=told.is_share))
     for row, site in enumerate(sites[shown], 1):
         here = site.module == place.module
-        cells.write(row, 1, fit(short_name(scene, site.name), NAMES - 2), STRONG if here else TEXT, bold=here)
+        cells.write(
+            row, 1, fit(short_name(scene.case, site.name), NAMES - 2), STRONG if here else TEXT, bold=here
+        )
     return cells
 
 

@@ -10,6 +10,7 @@ from nanscope.raster.cells import Cells, fit
 from nanscope.raster.heat import columns_per_cell, heat
 from nanscope.raster.lane import LABELS
 from nanscope.raster.palette import DIM, FOCUS_BACK, STRONG, TEXT
+from nanscope.replay.cases import Case
 from nanscope.replay.heat import heat_of
 from nanscope.replay.stats import STATS, recorded, sites_of
 from nanscope.tui.scene import Scene
@@ -62,13 +63,13 @@ def _one(scene: Scene, cells: Cells, top: int, height: int) -> int:
 
 def names_width(scene: Scene, width: int) -> int:
     """Cells that the names of layers take, with what stands around them."""
-    longest = max((len(short_name(scene, site.name)) for site in scene.case.run.sites), default=8)
+    longest = max((len(short_name(scene.case, site.name)) for site in scene.case.run.sites), default=8)
     return max(LABELS, min(max(12, width // 3), NAMES, 3 + longest))
 
 
-def short_name(scene: Scene, name: str) -> str:
+def short_name(case: Case, name: str) -> str:
     """A name without what all names begin with."""
-    words = [site.name.split(".") for site in scene.case.run.sites if site.name]
+    words = [site.name.split(".") for site in case.run.sites if site.name]
     common = 0
     while words and all(len(each) > common + 1 and each[common] == words[0][common] for each in words):
         common += 1
@@ -87,7 +88,7 @@ def _name(cells: Cells, scene: Scene, row: int, site: Site, label: int) -> None:
     if here:
         cells.back[row, :label] = FOCUS_BACK
         cells.write(row, 0, scene.glyphs.here, STRONG, FOCUS_BACK)
-    text = fit(short_name(scene, site.name), label - 2)
+    text = fit(short_name(scene.case, site.name), label - 2)
     cells.write(row, 1, text, STRONG if here else TEXT, FOCUS_BACK if here else None, bold=here)
 
 

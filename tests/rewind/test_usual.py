@@ -182,6 +182,8 @@ def _value(value: Any) -> Any:
         return tuple(value.shape), str(value.dtype), value.tolist()
     if type(value) is Ref:
         return "made", value.event, value.item
+    if isinstance(value, Optimizer):  # whose gradients were forgotten; each training has its own
+        return type(value)
     if isinstance(value, tuple | list):
         return [_value(item) for item in value]
     return {key: _value(item) for key, item in value.items()} if isinstance(value, dict) else value

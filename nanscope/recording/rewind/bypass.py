@@ -1,8 +1,8 @@
-"""Bypass: the backward pass and the update of a step go around the mode of those who listen.
+"""Bypass: the backward pass, the update and `zero_grad` go around the mode of those who listen.
 
 With a mode on, `loss.backward()` and `optimizer.step()` pass through it before any hook is called, which
-takes as long as all else that is done to note them. While somebody listens both are replaced by functions
-that let the mode rest; whatever is called between the two is heard as ever.
+takes as long as all else that is done to note them, and `zero_grad()` does with each gradient. While somebody
+listens they are replaced by functions that let the mode rest; whatever is called between is heard as ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nanscope.recording.rewind.listener import hush_backward, rest, wake
+from nanscope.recording import forgetting
+from nanscope.recording.rewind.listener import hush_backward, hush_forgetting, rest, wake
 from nanscope.recording.rewind.tape import BACKWARDS
 
 _owned: list[list[Optimizer]] = []
@@ -25,6 +26,7 @@ _patches: list[tuple[type, str, Callable[..., Any]]] = []
 def watch(optimizers: list[Optimizer]) -> None:
     """Somebody may listen; to updates of these optimizers, also of those that are added, nobody does."""
     _owned.append(optimizers)
+    forgetting.watch(hush_forgetting)
     if len(_owned) == 1 and Tensor.backward is BACKWARDS[0]:
         _put(Tensor, "backward", _backward(Tensor.backward))
     for optimizer in optimizers:
@@ -42,8 +44,12 @@ def reach(optimizer: Optimizer) -> None:
 
 def unwatch(optimizers: list[Optimizer]) -> None:
     """No more; with the last one torch gets its own functions back."""
-    _owned[:] = [each for each in _owned if each is not optimizers]
-    if _owned:
+    left = [each for each in _owned if each is not optimizers]
+    if len(left) == len(_owned):
+        return
+    _owned[:] = left
+    forgetting.unwatch()
+    if left:
         return
     for owner, name, ours in _patches:
         if owner.__dict__.get(name) is ours:  # else somebody has wrapped ours; it only calls through now

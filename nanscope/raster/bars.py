@@ -47,11 +47,22 @@ def _bar(number: int, width: int, share: float, true: float | None, graph: Graph
     return cells
 
 
+def cell_width(counts: NDArray[np.float64], width: int) -> int:
+    """Cells of a number of a confusion matrix, with the gap before it: enough for 100 where that fits."""
+    least = max(len(f"{int(counts.max(initial=0))}"), len(str(len(counts) - 1))) + 1
+    wide = max(least, len(" 100"))
+    return wide if label_width(counts) + wide * len(counts) <= width else least
+
+
+def label_width(counts: NDArray[np.float64]) -> int:
+    """Cells of the true classes at its left."""
+    return len(str(len(counts) - 1)) + 1
+
+
 def matrix(counts: NDArray[np.float64], height: int, width: int, graph: Graph) -> Cells:
     """A confusion matrix: true classes down, predicted ones across, shaded by their share of the row."""
     classes = len(counts)
-    size = max(len(f"{int(counts.max(initial=0))}"), len(str(classes - 1))) + 1
-    label = len(str(classes - 1)) + 1
+    size, label = cell_width(counts, width), label_width(counts)
     cells = Cells.blank(min(height, classes + 1), width)
     if label + size * classes > width:
         cells.write(0, 0, f"{classes} classes are too wide for this pane: press z", DIM)

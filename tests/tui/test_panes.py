@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nanscope.detectors.nan_predictions import class_names
 from nanscope.diagnosis import diagnose
 from nanscope.replay.place import EVENTS
-from nanscope.tui.frame import PANES, draw
+from nanscope.replay.stats import STATS
+from nanscope.tui.frame import DRAWN, PANES, draw
+from nanscope.tui.panes.layer import largest
 from nanscope.tui.panes.loss import margin
 from nanscope.tui.panes.overview import overview_of
-from nanscope.values import Kind
+from nanscope.tui.scene import Scene
+from nanscope.values import Epoch, Kind, Site
 from tests.builders import make_run
 from tests.replay.story import BIRTH
-from tests.tui.scenes import scene, told
+from tests.tui.scenes import alone, scene, told
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (120, 36), (80, 24)])
@@ -54,8 +58,8 @@ def test_the_overview_of_a_run_as_text() -> None:
         usual = np.median(values[: case.rows // 10])
         for digit, part in zip(digits, parts, strict=True):
             if digit != "x":
-                told_ = 0 if digit == "." else int(digit)
-                assert told_ == pytest.approx(max(0, np.log10(part.max() / usual)), abs=1.1)
+                decades = np.clip(np.log10(part.max() / usual), 0, 9)
+                assert int(digit.replace(".", "0")) == pytest.approx(decades, abs=1.1)
 
 
 def test_the_overview_of_many_layers_is_short() -> None:
@@ -81,3 +85,118 @@ def test_there_is_no_overview_of_nothing() -> None:
     """Without a layer, or without a step."""
     for run in (make_run(loss=np.ones(5)), make_run(outputs={"fc": np.ones(0)}, loss=np.ones(0))):
         assert overview_of(run, diagnose(run)) is None
+
+
+def _shown(pane: str, shown: Scene, height: int = 30, width: int = 70) -> list[str]:
+    return DRAWN[pane](shown, height, width).lines()
+
+
+def test_the_confusion_matrix_is_the_one_of_the_evaluation() -> None:
+    """Every count, the share of right ones by row and by column, and the worst pairs, by a plain count."""
+    pairs = [
+        (t, p) for t in range(3) for p in range(3) for _ in range((5, 1, 0, 2, 7, 0, 0, 4, 0)[3 * t + p])
+    ]
+    counts = tuple(tuple(sum(pair == (t, p) for pair in pairs) for p in range(3)) for t in range(3))
+    epoch = Epoch(1, 5, 5, 1.0, 1.5, 0.6, 0.5, confusion=counts)
+    run = make_run(loss=np.ones(10), epochs=(epoch,))
+    lines = _shown("confusion", alone(run, row=8, screen=4))
+    for true in range(3):
+        mine = [predicted for t, predicted in pairs if t == true]
+        numbers = [str(mine.count(p)) if p in mine else "·" for p in range(3)]
+        share = f"{100 * mine.count(true) / len(mine):.0f}"
+        assert lines[4 + true].split() == [str(true), *numbers, share]
+    assert lines[7].split() == ["71", "58", "·", "col", "%"]
+    assert [line.strip() for line in _shown("worst", alone(run, row=8, screen=4))[1:5]] == [
+        "2 taken for 1   4", "1 taken for 0   2", "0 taken for 1   1", "",
+    ]  # fmt: skip
+    assert "ahead of here" in _shown("confusion", alone(run, row=1, screen=4))[0]
+    assert "ahead" not in lines[0]
+
+
+def test_a_confusion_matrix_in_a_narrow_pane() -> None:
+    """Percentages give way to the counts; without an evaluation the pane says how to record one."""
+    epoch = Epoch(1, 5, 5, 1.0, 1.5, 0.6, 0.5, confusion=tuple((3,) * 10 for _ in range(10)))
+    run = make_run(loss=np.ones(10), epochs=(epoch,))
+    lines = _shown("confusion", alone(run, row=8, screen=4), 16, 36)
+    assert lines[4].split() == ["0", *["3"] * 10]
+    assert "no evaluation yet" in _shown("confusion", alone(make_run(loss=np.ones(3)), screen=4))[0]
+    assert "recorder.epoch" in _shown("confusion", alone(make_run(loss=np.ones(3)), screen=4))[1]
+
+
+def test_every_stat_of_a_layer_has_its_lane_and_limit() -> None:
+    """Each that was recorded, with its value at the playhead; those over a limit say so; others are named."""
+    run = make_run(
+        outputs={"fc": [1.0, 2.0, 3.0]}, grads={"fc.weight": [4.0, 5.0, np.nan]},
+        stats={
+            (Kind.OUTPUT, "fc", "dead_fraction"): np.array([0.1, 0.95, 0.2]),
+            (Kind.UPDATE, "fc.weight", "ratio"): np.array([0.5, 0.001, 0.5]),
+        },
+        loss=[1.0, 1.0, 1.0],
+    )  # fmt: skip
+    at = {
+        row: "\n".join(_shown("layer", alone(run, row=row, module="fc", screen=3), 30, 100))
+        for row in range(3)
+    }
+    assert "output norm 2" in at[1]
+    assert "grad norm 5" in at[1]
+    assert "grad norm nan" in at[2]
+    assert "dead fraction 0.95  ▲ over limit 0.9" in at[1]
+    assert "dead fraction 0.1  limit 0.9" in at[0]
+    assert "update ratio 0.5  ▲ over limit 0.01" in at[0]
+    assert "update ratio 0.001  limit 0.01" in at[1]
+    missing = at[1].split("not recorded for this layer: ")[1]
+    assert missing.split("\n")[0].strip() == "weight norm, output max, output grad norm, input norm"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("float16", "6.55e+04"), ("bfloat16", "3.39e+38"), ("int8", "")]
+)
+def test_the_largest_number_of_a_dtype_is_a_limit(dtype: str, limit: str) -> None:
+    """That of the place's own dtype; of what is no float there is none."""
+    site = Site("fc", Kind.OUTPUT, dtype=dtype)
+    value, what = largest(STATS["output max"], site)
+    assert (f"{value:.3g}" if value else "") == limit
+    assert what == (f" ({dtype})" if limit else "")
+    assert largest(STATS["output norm"], site) == (None, "")
+
+
+def test_raw_numbers_are_exact_and_changes_are_bright() -> None:
+    """What is shown leads back to the very float; bold is what differs from the step before, or is bad."""
+    values = np.array([0.1, 0.1, 1 / 3, np.nan, np.inf, -np.inf], np.float32)
+    run = make_run(loss=values)
+    cells = DRAWN["raw"](alone(run, row=2, screen=6), 20, 120)
+    line = next(i for i, text in enumerate(cells.lines()) if text.split()[:1] == ["loss"])
+    shown = cells.lines()[line].split()[1:]
+    assert shown[3:] == ["NaN", "Inf", "-Inf"]
+    assert [np.float32(text) for text in shown[:3]] == values[:3].tolist()
+    ends = [17 + 15 * i + 13 for i in range(6)]
+    assert cells.bold[line, ends].tolist() == [False, False, True, True, True, True]
+    assert "step k: forward and backward of step k" in cells.lines()[0]
+
+
+def test_the_strip_of_classes_is_a_plain_share() -> None:
+    """A digit per column is the tenths of a class among the predictions there; argmax of NaN is marked."""
+    shown = scene(row=100, screen=4, digits=True, start=0, stop=6_000)
+    run = shown.case.run
+    lines = _shown("strip", shown, 13, 66)
+    names = class_names(run)
+    counts = np.array([run.scalar(name, 0, 6_000).astype(float) for name in names])
+    assert len(names) == 10
+    for number in range(10):
+        digits = lines[1 + number][5:65]
+        for column in range(2, 60):
+            part = counts[:, column * 100 : (column + 1) * 100].sum(1)
+            share = part[number] / part.sum()
+            assert int(digits[column].replace("·", "0")) == pytest.approx(10 * share, abs=0.51)
+
+
+def test_the_argmax_of_nan_is_no_share() -> None:
+    """Where predictions are the argmax of NaN the strip marks them, and the bars count them."""
+    nans = np.arange(60) >= 30
+    scalars = {"predicted_0": np.ones(60), "predicted_1": np.where(nans, 0, 3), "predicted_nan": nans * 1.0}
+    run = make_run(loss=np.ones(60), scalars=scalars)
+    shown = alone(run, row=49, screen=4, digits=True)
+    lines = _shown("strip", shown, 6, 66)
+    assert lines[2][5:35] == "8" * 30
+    assert lines[2][35:65] == "\N{MULTIPLICATION SIGN}" * 30
+    assert "20 of them: argmax of NaN" in _shown("classes", shown)[-1]

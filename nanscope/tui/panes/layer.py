@@ -13,6 +13,9 @@ from nanscope.replay.stats import STATS, Stat, at_module
 from nanscope.tui.scene import Scene, colour_of
 from nanscope.values import Site
 
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38, "float64": 1.7977e308}
+"""Finite numbers of each dtype, see IEEE 754; bfloat16 has the exponent of float32 and 8 bits."""
+
 
 def layer(scene: Scene, height: int, width: int) -> Cells:
     """Stacked lanes of the layer in focus; what was not recorded is named."""
@@ -46,16 +49,23 @@ def _lane(scene: Scene, stat: Stat, site: Site, height: int, width: int) -> Cell
     column = (
         cells.write(0, column, text, BAD_FORE if bad else STRONG, BAD_BACK if bad else None, bold=True) + 2
     )
-    if stat.limit is not None:
-        over = value > stat.limit
+    limit, what = (stat.limit, "") if stat.limit is not None else largest(stat, site)
+    if limit is not None:
+        over = value > limit
         mark = f"{scene.glyphs.up} over " if over else ""
-        column = cells.write(0, column, f"{mark}limit {stat.limit:g}", WARN if over else DIM) + 2
+        column = cells.write(0, column, f"{mark}limit {limit:.3g}{what}", WARN if over else DIM) + 2
     cells.put(1, 0, labels(scale, height - 1))
     cells.put(1, LABELS, drawn)
     broken = np.asarray((series.bad > 0).reshape(room, look.dots).any(1))
     if broken.any():
         cells.put(0, max(LABELS, column), _cut(rail(broken, look), max(LABELS, column) - LABELS))
     return cells
+
+
+def largest(stat: Stat, site: Site) -> tuple[float | None, str]:
+    """The largest number that the elements of a place can be, and of which dtype it is."""
+    limit = LARGEST.get(site.dtype) if stat.stat == "abs_max" else None
+    return limit, f" ({site.dtype})" if limit is not None else ""
 
 
 def _cut(cells: Cells, first: int) -> Cells:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nanscope.detectors.nan_predictions import class_names
 from nanscope.numbers import count, score
-from nanscope.raster.bars import class_bars, matrix
+from nanscope.raster.bars import cell_width, class_bars, label_width, matrix
 from nanscope.raster.cells import Cells
 from nanscope.raster.heat import columns_per_cell, heat
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT
@@ -15,6 +15,7 @@ from nanscope.replay.readout import worded
 from nanscope.tui.scene import Scene
 from nanscope.values import Epoch
 
+ROW_SHARE = "  row %"
 LAST = 1_000
 NUMBERS = 5  # cells of the numbers of classes left of the strip
 HOW = (
@@ -100,12 +101,38 @@ def confusion(scene: Scene, height: int, width: int) -> Cells:
         cells.write(0, 1, "no evaluation yet", STRONG, bold=True)
         cells.write(1, 1, "nanscope train evaluates; recorder.epoch(...) records yours", DIM)
         return cells
-    cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {epoch.step}", STRONG, bold=True)
+    ahead = ", ahead of here" if epoch.step > scene.case.step(scene.place.row) + 1 else ""
+    cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {epoch.step}{ahead}", STRONG, bold=True)
     scores = f"loss {score(epoch.loss)}  accuracy {score(epoch.accuracy)}  macro F1 {score(epoch.f1)}"
     cells.write(1, 1, scores, TEXT)
-    cells.write(2, 1, "rows: true class, columns: predicted", DIM)
-    cells.put(3, 1, matrix(np.array(epoch.confusion, float), height - 3, width - 1, scene.graph))
+    cells.write(2, 1, "rows: true class, columns: predicted; %: right", DIM)
+    counts = np.array(epoch.confusion, float)
+    drawn = matrix(counts, height - 3, width - 1, scene.graph)
+    cells.put(3, 1, drawn)
+    _shares_right(cells, counts, drawn, scene)
     return cells
+
+
+def _shares_right(cells: Cells, counts: NDArray[np.float64], drawn: Cells, scene: Scene) -> None:
+    """How much of each true class was found, and of each predicted one was right, where there is room."""
+    size, label = cell_width(counts, cells.width - 1), label_width(counts)
+    right = 1 + label + size * len(counts)
+    if size < len(" 100") or right + len(ROW_SHARE) > cells.width or drawn.height < 2:
+        return
+    cells.write(3, right, ROW_SHARE, DIM)
+    for number, text in enumerate(percents(counts.diagonal(), counts.sum(1), scene)[: drawn.height - 1]):
+        cells.write(4 + number, right, f"{text:>{len(ROW_SHARE)}}", TEXT)
+    bottom = 3 + drawn.height
+    if bottom < cells.height:
+        cells.write(bottom, right, "  col %", DIM)
+        for number, text in enumerate(percents(counts.diagonal(), counts.sum(0), scene)):
+            cells.write(bottom, 1 + label + number * size, f"{text:>{size}}", TEXT)
+
+
+def percents(part: NDArray[np.float64], whole: NDArray[np.float64], scene: Scene) -> list[str]:
+    """Shares in whole percent; a dot where there is nothing to have a share of."""
+    pairs = zip(part.tolist(), whole.tolist(), strict=True)
+    return [f"{100 * one / of:.0f}" if of else scene.glyphs.dot for one, of in pairs]
 
 
 def epoch_at(scene: Scene) -> Epoch | None:

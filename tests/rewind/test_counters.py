@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from torch import nn
 
+import nanscope
 from nanscope.recording.rewind.counters import Counters
+from tests.faults.second import temperature_by_a_counter
 
 
 class Counting(nn.Module):
@@ -40,3 +44,15 @@ def test_a_model_that_counts_nothing() -> None:
     counters = Counters(nn.Linear(2, 2))
     assert not counters.step_back(1, 1)
     assert counters.names() == ""
+
+
+def test_remedies_begin_with_the_same_numbers(tmp_path: Path) -> None:
+    """Of a temperature that a counter lowers to zero no learning rate is the cure, only another division."""
+    temperature_by_a_counter.program(
+        lambda model, optimizer=None: nanscope.record(
+            model, optimizer, tmp_path / "run.h5", verify_remedies=True
+        )
+    )
+    tried = [r for r in nanscope.diagnose(tmp_path / "run.h5").remedies if r.outcome != "untried"]
+    assert len(tried) >= 4
+    assert [each.id for each in tried if each.outcome == "prevented"] == ["safe-rewrite"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ WRITER = """
 
 
 def test_a_live_run(tmp_path: Path) -> None:
-    """New steps appear by themselves, `left` holds, End follows; a killed writer is told from a slow one."""
+    """New steps appear by themselves, `left` holds, End follows; a killed writer is told from a stalled one."""
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WRITER)],
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
@@ -178,6 +179,9 @@ def test_a_live_run(tmp_path: Path) -> None:
                 assert "step 58" in tty.wait("6 newer")
                 tty.press("End")
                 tty.wait("step 64")
+                long_ago = time.time() - 600
+                os.utime(tmp_path / "live.h5", (long_ago, long_ago))  # as if nothing came for ten minutes
+                assert "step 64" in tty.wait("STALLED")
                 os.kill(writer.pid, signal.SIGKILL)
                 shown = tty.wait("ENDED killed")
                 assert "step 64" in shown

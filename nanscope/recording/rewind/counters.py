@@ -37,6 +37,11 @@ class Counters:
         for (name, key), value in self.begin.items():
             self._modules[name].__dict__[key] = value
 
+    def restore(self) -> None:
+        """As the program has them now."""
+        self.begin = self._live
+        self.put()
+
     def moved(self) -> Values:
         """By how much what was executed since the beginning has changed them; those that did change."""
         now = self.now()

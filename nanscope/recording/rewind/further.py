@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from nanscope.recording.rewind.counters import Counters
 from nanscope.recording.rewind.inquiry import Snapshot, clear_gradients
 from nanscope.recording.rewind.remedies import Trial
 from nanscope.recording.rewind.rerun import Rerun
@@ -42,6 +43,7 @@ class Further:
             snapshots,
             programs,
         )
+        self._counters = Counters(model)
 
     def sharpness(self) -> dict[str, Any] | None:
         """Fields of the event: the largest eigenvalue of the Hessian at the newest snapshot, and its limit.
@@ -89,4 +91,5 @@ class Further:
 
     def remedies(self, origin: Mapping[str, Any]) -> dict[str, Any] | None:
         """Fields of the event: what was tried, and what came of it."""
+        self._counters.restore()
         return Trial(self._model, self._optimizers, self._snapshots[0], self._programs).fields(origin)

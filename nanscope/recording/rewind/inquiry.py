@@ -78,6 +78,7 @@ class Inquiry:
         answer = self._executed(steps, snapshot)
         if answer.kind != "origin" and self._counters.step_back(max(1, self._count), len(steps)):
             answer = self._executed(steps, snapshot)
+        self._counters.restore()
         return answer
 
     def _executed(self, steps: Sequence[Program], snapshot: Snapshot) -> Answer:
@@ -120,6 +121,7 @@ class Inquiry:
         answer = self._watched(program, state, loss)
         if answer.kind != "origin" and self._counters.step_back(1, 1):
             answer = self._watched(program, state, loss)
+        self._counters.restore()
         return answer
 
     def _watched(self, program: Program, state: State, loss: float | None) -> Answer:

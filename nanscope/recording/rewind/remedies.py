@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from nanscope.recording.rewind.counters import Counters
 from nanscope.recording.rewind.inquiry import Snapshot, clear_gradients, is_harmed
 from nanscope.recording.rewind.keeper import held, nonfinite
 from nanscope.recording.rewind.rerun import Rerun
@@ -65,7 +66,8 @@ class Trial:
         self._programs = [program for program in programs if program.number >= snapshot.number]
         self._meant = snapshot.state.nonfinite()
         self._grew = False
-        self._executed = 0
+        self._executed = self._count = 0
+        self._counters = Counters(model)
         self._until = time.monotonic() + SECONDS
 
     def fields(self, origin: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -73,6 +75,8 @@ class Trial:
         if not self._programs:
             return None
         losses = self._losses(Change("", ""))
+        if self._counters.step_back(self._count, len(self._programs)):
+            losses = self._losses(Change("", ""))
         if len(losses) == len(self._programs) and math.isfinite(losses[-1]):
             return None
         sound = [abs(loss) for loss in losses if math.isfinite(loss)]
@@ -97,10 +101,11 @@ class Trial:
     def _losses(self, change: Change) -> list[float]:
         """The losses of the steps; up to the first that breaks, whose loss is then given as NaN."""
         self._snapshot.state.put()
+        self._counters.put()
         losses: list[float] = []
         last = len(self._programs) - 1
         for i, program in enumerate(self._programs):
-            self._executed += 1
+            self._executed, self._count = self._executed + 1, i + 1
             clear_gradients(self._model, self._optimizers)
             fields = {**change.fields, **(change.last if i == last else {})}
             try:

@@ -37,21 +37,27 @@ class _Script(click.Command):
         return super().parse_args(ctx, [*ours, *(["--", *rest] if rest[:1] != ["--"] else rest)])
 
 
-@click.command(cls=_Script, options_metavar="[-o RUN] [--on-nonfinite WAY] [-m]")
+@click.command(cls=_Script, options_metavar="[OPTIONS] [-m]")
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
-    help="The run file; by default runs/NAME.h5 after the script.",
+    help="The run file, or a folder for it; by default runs/NAME.h5 after the script.",
 )  # fmt: skip
 @click.option(
     "--on-nonfinite", type=click.Choice(["record", "raise", "stop"]), default="record", show_default=True,
     help="At a non-finite loss, gradient or weight: go on, raise into the script, or end it (exit code 1).",
 )  # fmt: skip
+@click.option(
+    "--verify", is_flag=True,
+    help="Where it turns non-finite, try changes on the steps before; prove which would have prevented it.",
+)  # fmt: skip
+@click.option("--no-batch", is_flag=True, help="Keep no data of the bad step in the run file.")
 @click.option("--module", is_flag=True, hidden=True, help="SCRIPT is the name of a module.")
 def run(
-    script: str, arguments: tuple[str, ...], *, output: Path | None, on_nonfinite: str, module: bool
-) -> NoReturn:
+    script: str, arguments: tuple[str, ...], *, output: Path | None, on_nonfinite: str, verify: bool,
+    no_batch: bool, module: bool,
+) -> NoReturn:  # fmt: skip
     """Run SCRIPT with its ARGUMENTS as `python` would, and say what happened in its training.
 
     Models, optimizers and losses are found by themselves; of several models each has a run file. `-m MODULE`
@@ -64,12 +70,14 @@ def run(
 
     name = script.rpartition(".")[2] if module else Path(script).stem
     path = output or Path("runs") / f"{name}.h5"
+    path = path / f"{name}.h5" if path.is_dir() else path
     check_folder(path.parent)
     way = scripts.as_way(on_nonfinite)
     ended: list[int] = []
     atexit.register(_interrupted, ended)  # before those of the script, so it is called after them
     process = os.getpid()
-    code, found = scripts.run(script, arguments, path, is_module=module, on_nonfinite=way)
+    options = {"verify_remedies": verify, "keep_batch": not no_batch}
+    code, found = scripts.run(script, arguments, path, is_module=module, on_nonfinite=way, **options)
     ended.append(code)
     with contextlib.suppress(AttributeError, OSError, ValueError):  # the script has closed it
         sys.stdout.flush()

@@ -33,7 +33,7 @@ def loss_spike(run: Run) -> Iterable[Finding]:
     start = stop - means.size * block + top * block
     before = float(np.nanmax(means[top - PAST : top]))
     # The spike's own first block may not be its highest.
-    low = np.flatnonzero(~(means[top:] > FACTOR * before))
+    low = np.flatnonzero(~(means[top:] > FACTOR * np.nanmax(np.abs(means[top - PAST : top]))))
     length = (int(low[0]) if low.size else means.size - top) * block
     loss = run.scalar("loss", start, start + length)
     peak = start + int(np.nanargmax(np.where(np.isfinite(loss), loss, np.nan)))
@@ -61,6 +61,7 @@ def spikes_in(means: NDArray[np.float64]) -> NDArray[np.int64]:
     if means.size <= PAST:
         return np.zeros(0, np.int64)
     known = np.where(np.isfinite(means), means, -np.inf)
-    past = np.lib.stride_tricks.sliding_window_view(known, PAST)[:-1].max(1)
+    sizes = np.where(np.isfinite(means), np.abs(means), 0.0)  # a loss may be below zero
+    past = np.lib.stride_tricks.sliding_window_view(sizes, PAST)[:-1].max(1)
     here = known[PAST:]
     return np.flatnonzero((here > FACTOR * past) & (here > known[0])).astype(np.int64) + PAST

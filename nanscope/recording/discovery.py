@@ -75,7 +75,7 @@ class Found:
     """What became of one recorder.
 
     Attributes:
-        name: the class of the model.
+        name: what the model is called.
         path: the run file, None if there is none.
         origin: the fields of the event `origin`, if the first harmful birth was found.
         noticed: the step in which a loss, a gradient or a parameter was first seen not to be finite.
@@ -94,6 +94,7 @@ class Found:
 Open = Callable[[nn.Module], Recorder | None]
 Look = Callable[[Call, Any], None]
 Closing = Callable[[Recorder], None]
+Name = Callable[[nn.Module], str]
 
 
 class Discovery:
@@ -103,6 +104,7 @@ class Discovery:
         open: makes the recorder of a model (and does not enter it), None to leave the model alone.
         look: called with each outermost call that belongs to no training, and with what it returned.
         closing: called with each recorder just before it is closed.
+        name: what a model is called; by default its class.
 
     Attributes:
         found: what became of the recorders that were closed, in the order of closing.
@@ -114,8 +116,9 @@ class Discovery:
         *,
         look: Look | None = None,
         closing: Closing | None = None,
+        name: Name = lambda model: type(model).__name__,
     ) -> None:
-        self._make, self._look, self._closing = open, look, closing
+        self._make, self._look, self._closing, self._name = open, look, closing, name
         self._decided: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._recorders: dict[int, Recorder] = {}  # by id of the model; the last one was called last
         self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
@@ -264,7 +267,7 @@ class Discovery:
         stopped = recorder.__exit__(*raised)
         self.found.append(
             Found(
-                type(recorder.model).__name__,
+                self._name(recorder.model),
                 recorder.path,
                 recorder.steps,
                 recorder.trouble,

@@ -33,13 +33,15 @@ def run(
     *,
     is_module: bool = False,
     on_nonfinite: OnNonfinite = "record",
+    **options: Any,
 ) -> tuple[int, list[Found]]:
     """Run a script, or a module, as `python` would, and record every model that is trained in it.
 
     Args:
         args: its own arguments.
-        path: the run file of the first model; of the others the class is in the name.
+        path: the run file of the first model; of the others the model's name is in it.
         is_module: whether `name` is a module's, as after `python -m`.
+        options: more of `nanscope.record`, such as `verify_remedies=`.
 
     Returns:
         The exit code, or `INTERRUPTED`, and what became of each model; a traceback is on stderr already.
@@ -47,11 +49,11 @@ def run(
     opened: list[Recorder] = []
 
     def open_recorder(model: nn.Module) -> Recorder:
-        named = path.with_stem(f"{path.stem}-{type(model).__name__}") if opened else path
-        opened.append(record(model, None, named, on_nonfinite=on_nonfinite, keep_run="trained"))
+        named = path.with_stem(f"{path.stem}-{_name_of(model)}") if opened else path
+        opened.append(record(model, None, named, on_nonfinite=on_nonfinite, keep_run="trained", **options))
         return opened[-1]
 
-    discovery = Discovery(open_recorder)
+    discovery = Discovery(open_recorder, name=_name_of)
     code = STOPPED
     try:
         with warnings.catch_warnings():  # of a model that was called and never trained nobody has to hear
@@ -64,6 +66,12 @@ def run(
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         _tell(error)
     return code, [found for found in discovery.found if found.steps or found.trouble]
+
+
+def _name_of(model: nn.Module) -> str:
+    """The script's variable that holds it; its class if none does."""
+    held = [name for name, value in list(vars(sys.modules["__main__"]).items()) if value is model]
+    return next((name for name in held if not name.startswith("_")), type(model).__name__)
 
 
 def as_way(word: str) -> OnNonfinite:

@@ -42,6 +42,14 @@ def test_the_first_blocks_are_no_spike() -> None:
     assert not list(loss_spike(make_run(loss=loss, samples=256)))
 
 
+@pytest.mark.parametrize(("height", "spikes"), [(-1.9e-5, 0), (3e-5, 0), (7e-5, 1)])
+def test_a_loss_below_zero(height: float, spikes: int) -> None:
+    """Three times of a negative number is below it: what counts is how far from zero the loss was."""
+    means = np.full(40, -2.1e-5)
+    means[0], means[30] = -0.7, height
+    assert len(spikes_in(means)) == spikes
+
+
 def test_spikes_against_a_loop() -> None:
     """The sliding maximum gives what a plain loop gives, NaN blocks included."""
     means = np.exp(np.random.default_rng(3).normal(0, 2, 300))

@@ -55,7 +55,7 @@ def test_the_largest_learning_rate_that_survives(tmp_path: Path) -> None:
     )
     lower = tried(run, "lower-learning-rate")
     assert lower["outcome"] == "prevented"
-    factor = float(lower["change"].split()[0])
+    factor = float(lower["change"].removeprefix("lr=").split(",")[0]) / lr
     assert 0.14 <= factor <= 0.2
     assert lower["steps"] == only(run, "remedies")["window"][1] + 1
     sharp = only(run, "sharpness")

@@ -89,8 +89,8 @@ def test_the_remedy_holds_when_it_is_taken(command: Any, diverged: Path, tmp_pat
     """Trained from the start with half the rate that is said to prevent it, the run gets past that step."""
     told = json.loads(command("diagnose", diverged, "--verify", "--format", "json").out)
     lower = next(each for each in told["remedies"] if each["id"] == "lower-learning-rate")
-    factor = float(lower["change"].split()[0])
-    path = trained(tmp_path / "calm.h5", lr=CASE["lr"] * factor / 2)
+    lr = float(lower["change"].removeprefix("lr=").split(",")[0])
+    path = trained(tmp_path / "calm.h5", lr=lr / 2)
     origin = nanscope.diagnose(path).origin
     assert origin is None or origin.step > told["origin"]["step"]
 

@@ -60,11 +60,11 @@ def test_both_models_of_a_gan(folder: Path) -> None:
     """Each has a run file; the one that broke says so, at the step."""
     code, found = run(script(folder, programs.GAN), [], Path("gan.h5"))
     assert code == 0
-    assert {each.name for each in found} == {"Generator", "Discriminator"}
+    assert {each.name for each in found} == {"netG", "netD"}
     paths = {each.name: each.path for each in found}
     assert len(set(paths.values())) == 2
     assert all(path is not None and path.exists() for path in paths.values())
-    broken = nanscope.diagnose(str(paths["Generator"]))
+    broken = nanscope.diagnose(str(paths["netG"]))
     assert broken.origin is not None
     assert (broken.origin.step, broken.origin.op) == (9, "log")
     assert [cause.id for cause in broken.causes] == ["domain-error"]
@@ -73,7 +73,7 @@ def test_both_models_of_a_gan(folder: Path) -> None:
 def test_updates_without_an_optimizer(folder: Path) -> None:
     """The word language model steps by hand; what it does to its parameters is seen all the same."""
     _, found = run(script(folder, programs.LANGUAGE_MODEL), [], Path("lm.h5"))
-    assert [(each.name, each.steps) for each in found] == [("RNNModel", 6)]
+    assert [(each.name, each.steps) for each in found] == [("model", 6)]
     diagnosis = nanscope.diagnose("lm.h5")
     assert diagnosis.verdict is Verdict.SUSPICIOUS
     assert "geometric-growth" in [finding.slug for finding in diagnosis.findings]
@@ -82,7 +82,7 @@ def test_updates_without_an_optimizer(folder: Path) -> None:
 def test_a_closure_that_calls_the_model_first(folder: Path) -> None:
     """The model is first called within a step of LBFGS, whose calls of its closure are one step."""
     _, found = run(script(folder, programs.CLOSURE), [], Path("run.h5"))
-    assert [(each.name, each.steps) for each in found] == [("Linear", 4)]
+    assert [(each.name, each.steps) for each in found] == [("model", 4)]
 
 
 def test_a_script_that_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,16 +132,25 @@ class Trial:
         """The largest learning rate that survives, to about a tenth of a decade."""
         if len(self._programs) < 2:  # the rate of a single step has nothing to do with what broke in it
             return
+        rate = self._rate()
         low = next((factor for factor in FACTORS if self.survives(_slower(factor))), None)
         if low is None:
-            yield self._told(_slower(FACTORS[-1]), survives=False)
+            yield self._told(_slower(FACTORS[-1], rate), survives=False)
             return
         high = min((factor for factor in (1.0, *FACTORS) if factor > low), default=1.0)
         for _ in range(HALVINGS):
             middle = (low * high) ** 0.5
             low, high = (middle, high) if self.survives(_slower(middle)) else (low, middle)
-        change = _slower(low)
-        yield self._told(replace(change, text=f"{change.text} (at {high:.2g} of it not)"), survives=True)
+        change, beyond = _slower(low, rate), _slower(high, rate)
+        yield self._told(replace(change, text=f"{change.text}, but not {beyond.text}"), survives=True)
+
+    def _rate(self) -> float | None:
+        """The learning rate of the bad step, if all parameters have the same."""
+        groups = [group for event in self._programs[-1].events for group in event.settings]
+        groups = groups or [group for o in self._optimizers for group in o.param_groups]
+        rates = {group.get("lr") for group in groups}
+        rate = next(iter(rates)) if len(rates) == 1 else None
+        return rate if isinstance(rate, float) else None
 
     def _others(self, origin: Mapping[str, Any]) -> Iterator[Change]:
         parameters = [p for p in self._model.parameters() if p.requires_grad]
@@ -174,5 +183,7 @@ class Trial:
             yield Change("safe-rewrite", safe.text, fields={"within": safe.mode})
 
 
-def _slower(factor: float) -> Change:
-    return Change("lower-learning-rate", f"{factor:.2g} of the learning rate", lambda _i, _n: factor)
+def _slower(factor: float, rate: float | None = None) -> Change:
+    """A lower learning rate, as a number where there is but one."""
+    text = f"{factor:.2g} of the learning rate" if rate is None else f"lr={factor * rate:.2g}"
+    return Change("lower-learning-rate", text, lambda _i, _n: factor)

@@ -47,8 +47,8 @@ class ReplayApp(App[None]):
 
     TITLE = "nanscope replay"
     CSS = """
-    Input { dock: bottom; display: none; height: 3; }
-    Input.asked { display: block; }
+    #prompt { dock: bottom; display: none; height: 3; }
+    #prompt.asked { display: block; }
     """
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar = [Binding("ctrl+z", "suspend_process", show=False)]

@@ -177,6 +177,7 @@ def test_the_palette_opens_and_acts() -> None:
     async def play(player: Player) -> None:
         await player.press("home", "colon")
         assert len(player.app.screen_stack) == 2
+        assert player.app.screen.query_one("CommandInput").display  # one sees what one types
         for letter in "first non":
             await player.pilot.press("space" if letter == " " else letter)
         await player.pilot.pause(0.5)

@@ -7,17 +7,19 @@ import pytest
 
 from nanscope.detectors.nan_predictions import class_names
 from nanscope.diagnosis import diagnose
+from nanscope.raster.palette import BAD_BACK
+from nanscope.replay.cases import Case
 from nanscope.replay.place import EVENTS
 from nanscope.replay.stats import STATS
 from nanscope.tui.frame import DRAWN, PANES, draw
 from nanscope.tui.panes.layer import largest
 from nanscope.tui.panes.loss import margin
 from nanscope.tui.panes.overview import overview_of
-from nanscope.tui.scene import Scene
+from nanscope.tui.scene import Desk, Scene
 from nanscope.values import Epoch, Kind, Site
 from tests.builders import make_run
 from tests.replay.story import BIRTH
-from tests.tui.scenes import alone, scene, told
+from tests.tui.scenes import BATCHES, alone, of, scene, told, whole
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (120, 36), (80, 24)])
@@ -200,3 +202,19 @@ def test_the_argmax_of_nan_is_no_share() -> None:
     assert lines[2][5:35] == "8" * 30
     assert lines[2][35:65] == "\N{MULTIPLICATION SIGN}" * 30
     assert "20 of them: argmax of NaN" in _shown("classes", shown)[-1]
+
+
+SCREENS = (*((screen, 120, 36) for screen in range(1, 7)), (1, 80, 24))
+
+
+@pytest.mark.parametrize(("screen", "width", "height"), SCREENS)
+def test_a_picture_is_the_same_five_times(screen: int, width: int, height: int) -> None:
+    """Letters and colours of a screen follow from the runs and the place alone, on a new desk each time."""
+    pictures = []
+    for _ in range(5):
+        cases = tuple(Case(case.path, case.run, case.diagnosis) for case in map(told, BATCHES))
+        drawn = whole(of(Desk(cases, ((),) * 3), 2, BIRTH, screen=screen), height, width).cells
+        pictures.append([getattr(drawn, look).tolist() for look in ("glyphs", "fore", "back", "bold")])
+    assert all(picture == pictures[0] for picture in pictures)
+    assert len({colour for row in pictures[0][1] for colour in row}) > 4
+    assert BAD_BACK in {colour for row in pictures[0][2] for colour in row}

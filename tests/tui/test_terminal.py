@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nanscope.replay.stops import divergence
 from tests.builders import make_run
 from tests.replay import story
 from tests.replay.story import BIRTH, ROWS
+from tests.tui.scenes import scene
 from tests.tui.terminal import needs_tmux, terminal
 
 pytestmark = needs_tmux
@@ -100,6 +104,50 @@ def test_keys_with_shift_and_their_letters(folder: Path) -> None:
             assert seen[0] == seen[1]
 
 
+def test_keys_that_change_the_view_and_what_leaves_it(folder: Path, tmp_path: Path) -> None:
+    """Events, zoom, panes, layers, marks, undo, copies, files, palette: each key shows its effect."""
+    for name in ("digits-bs1.h5", "digits-bs1024.h5"):
+        shutil.copy(folder / name, tmp_path)
+    shown = scene(batches=(1024, 1))
+    first, second = (stop.row for stop in shown.stops[:2])
+    parted = divergence(shown.case, shown.desk.cases[0])
+
+    def window(text: str) -> str:
+        return next((line for line in text.split("\n") if line.startswith(" window")), "")
+
+    with terminal(tmp_path, *RUN, XDG_CACHE_HOME=str(tmp_path)) as tty:
+
+        def press(key: str, wanted: str | Callable[[str], bool]) -> None:
+            tty.type(key) if len(key) == 1 else tty.press(key)
+            tty.wait(wanted, f"{wanted!r} after {key!r}")
+
+        def changes(key: str) -> None:
+            before = window(tty.text())
+            press(key, lambda text: window(text) not in ("", before))
+
+        tty.wait("[2/2]")
+        for key, wanted in (
+            ("Home", "step 0"), ("n", f"step {first}"), ("n", f"step {second}"), ("N", f"step {first}"),
+            ("D", f"step {parted}"), ("!", f"step {BIRTH}"), ("u", f"step {parted}"), ("U", f"step {BIRTH}"),
+            ("f", "this run is over"), ("R", "read again"), ("m", "a note"), ("Enter", "marked step"),
+            ("'", "go to the mark"), ("Escape", "q Quit"), ("Tab", "▸loss"), ("BTab", "▸output norm"),
+            ("P", "▸EVENTS"), ("Tab", "▸output norm"), ("Enter", "LAYERS"), ("Escape", "OVERVIEW"),
+            ("2", "baseline step"), ("B", "▸bs=1 baseline"), ("1", "OVERVIEW"), ("Y", "copied"),
+            ("E", "wrote digits-bs1.html"), ("S", "digits-bs1.svg"),
+        ):  # fmt: skip
+            press(key, wanted)
+        for key in (":", "C-p"):
+            press(key, "Search for")
+            press("Escape", lambda text: "go to a mark" not in text)
+        for key in "+ad-wsw0":
+            changes(key)
+        press("x", lambda text: "▌▌▌" not in text)
+        press("x", "▌▌▌")
+        press("z", lambda text: "1 col" not in text)
+        press("z", "1 col")
+        press("q", "left with 0")
+
+
 def test_sizes_while_playing(folder: Path) -> None:
     """The terminal shrinks and grows while it plays: it goes on, and says the step or the verdict."""
     with terminal(folder, *RUN) as tty:
@@ -162,7 +210,7 @@ WRITER = """
 
 
 def test_a_live_run(tmp_path: Path) -> None:
-    """New steps appear by themselves, `left` holds, End follows; a killed writer is told from a stalled one."""
+    """New steps appear by themselves, `left` holds, End follows; stalled and killed are told apart."""
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WRITER)],
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,

@@ -220,7 +220,9 @@ def columns_of(frame: Frame, scene: Scene) -> int:
     rooms = {
         "loss": lambda width: width - loss.margin(scene, width) - 1,
         "layer": lambda width: width - LABELS - 1,
-        "compare": lambda width: width // cases - LABELS - 1 if width >= compare.STACKED else width - LABELS,
+        "compare": lambda width: (
+            width // cases - compare.NAMES - 1 if width >= compare.STACKED else width - LABELS
+        ),
     }
     found = [rooms[rect.pane](rect.width) for rect in frame.rects if rect.pane in rooms]
     return max(1, *found) if found else frame.cells.width

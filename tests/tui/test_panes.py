@@ -218,3 +218,13 @@ def test_a_picture_is_the_same_five_times(screen: int, width: int, height: int) 
     assert all(picture == pictures[0] for picture in pictures)
     assert len({colour for row in pictures[0][1] for colour in row}) > 4
     assert BAD_BACK in {colour for row in pictures[0][2] for colour in row}
+
+
+def test_loss_and_heat_of_a_case_have_one_axis() -> None:
+    """Side by side, too: the first bad column of the loss is that of the layers, give or take one."""
+    lines = _shown("compare", scene(row=100, screen=2, digits=True), 30, 120)
+    bad = "\N{MULTIPLICATION SIGN}"
+    mine = [line[80:120] for line in lines[:-2] if bad in line[80:120] and "loss" not in line]
+    starts = [line.index(bad) for line in mine]
+    assert len(starts) > 4
+    assert max(starts) - min(starts) <= 1

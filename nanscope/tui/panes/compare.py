@@ -69,16 +69,16 @@ def _stack(scene: Scene, cells: Cells) -> None:
     each = (height - 2) // len(shown)
     for place, number in enumerate(shown):
         _title(scene, number, cells, place * each)
-        cells.put(place * each + 1, 0, _lane(scene, number, each - 1, width))
-    _axis(scene, cells, height - 2, width)
+        cells.put(place * each + 1, 0, _lane(scene, number, each - 1, width, LABELS))
+    _axis(scene, cells, height - 2, LABELS)
 
 
 def _column(scene: Scene, number: int, height: int, width: int) -> Cells:
     cells, case = Cells.blank(height, width), scene.desk.cases[number]
     _title(scene, number, cells, 0)
     tall = max(3, min(TALLEST, (height - 5) // 2))
-    cells.put(3, 0, _lane(scene, number, tall, width))
-    _axis(scene, cells, 3 + tall, width)
+    cells.put(3, 0, _lane(scene, number, tall, width, NAMES))
+    _axis(scene, cells, 3 + tall, NAMES)
     row = 4 + tall
     names = recorded(case)
     at = names.index(scene.place.stat) if scene.place.stat in names else 0
@@ -139,9 +139,9 @@ def _read(scene: Scene, number: int, columns: int) -> Columns:
     return case.reader.columns(None, "loss", edges_at(case, axis, positions, scene.place.unit))
 
 
-def _lane(scene: Scene, number: int, height: int, width: int) -> Cells:
-    """The loss of one case in front of the others: one scale for all lanes."""
-    cells, case, room = Cells.blank(height, width), scene.desk.cases[number], width - LABELS
+def _lane(scene: Scene, number: int, height: int, width: int, left: int) -> Cells:
+    """The loss of one case in front of the others, from a column on: one scale for all lanes."""
+    cells, case, room = Cells.blank(height, width), scene.desk.cases[number], width - left
     if not case.run.has(None, "loss"):
         cells.write(0, 1, "the loss was not recorded", DIM)
         return cells
@@ -153,8 +153,8 @@ def _lane(scene: Scene, number: int, height: int, width: int) -> Cells:
             traces.append(Trace(_read(scene, other, room * look.dots), colour, mine))
     drawn, scale = lane(traces, height, room, look)
     _mark_bad(scene, drawn, next(trace.series.bad for trace in traces if trace.focus), look)
-    cells.put(0, 0, labels(scale, height))
-    cells.put(0, LABELS, drawn)
+    cells.put(0, left - LABELS, labels(scale, height))
+    cells.put(0, left, drawn)
     return cells
 
 
@@ -173,14 +173,14 @@ def _look(scene: Scene, width: int) -> Look:
     return replace(scene.look(width), playhead=_stretch(scene).column(_position(scene), width))
 
 
-def _axis(scene: Scene, cells: Cells, row: int, width: int) -> None:
+def _axis(scene: Scene, cells: Cells, row: int, left: int) -> None:
     """Where the stretch begins, its middle, and its end; a logarithmic one says so."""
-    stretch, unit, room = _stretch(scene), scene.place.unit.value, width - LABELS
+    stretch, unit, room = _stretch(scene), scene.place.unit.value, cells.width - left
     begin, middle, end = (short(x) for x in stretch.positions(2))
     cells.write(row, 1, fit_end(unit, LABELS - 1), DIM)
-    cells.write(row, LABELS + 1, f"{begin} (log)" if stretch.logarithmic else begin, DIM)
-    cells.write(row, LABELS + room // 2, middle, DIM)
-    cells.write(row, width - len(end), end, DIM)
+    cells.write(row, left + 1, f"{begin} (log)" if stretch.logarithmic else begin, DIM)
+    cells.write(row, left + room // 2, middle, DIM)
+    cells.write(row, cells.width - len(end), end, DIM)
 
 
 def _heat(scene: Scene, number: int, stat: str, height: int, width: int) -> Cells:

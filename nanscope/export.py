@@ -59,7 +59,7 @@ def select(
 
     Raises:
         NotRecordedError: a pattern fits nothing.
-        UsageError: the steps are in the wrong order.
+        UsageError: the steps are in the wrong order, or the run has none of them.
     """
     first, end = steps
     if first is not None and end is not None and first >= end:
@@ -73,6 +73,9 @@ def select(
     chosen = [(i, c) for i, c in named if not patterns or any(_fits(c, pattern) for pattern in patterns)]
     start = 0 if first is None else int(np.searchsorted(run.steps, first))
     stop = len(run) if end is None else int(np.searchsorted(run.steps, end))
+    if start >= stop and len(run):
+        ends = f"{run.steps[0]} to {run.steps[-1]}"
+        raise UsageError(f"{run.name} has no such step", f"its steps are {ends}")
     names = _unique([_name(column) for _, column in chosen])
     return Selection(tuple(i for i, _ in chosen), names, start, stop)
 

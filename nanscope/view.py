@@ -89,6 +89,7 @@ class Compared:
         estimated: no epoch was completed, so `seconds` is extrapolated from a part of one.
         updates: updates of a whole epoch.
         reading: what to make of predictions that are all one class; empty when they are not.
+        loss: as in `View`.
     """
 
     label: str
@@ -101,6 +102,7 @@ class Compared:
     updates: int | None
     reading: str
     notices: tuple[str, ...]
+    loss: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ def _compared(label: str, run: Run, diagnosis: Diagnosis) -> Compared:
         updates,
         _reading(run.epochs[-1], diagnosis) if run.epochs else "",
         notices_of(run),
+        _loss(run),
     )
 
 

@@ -150,7 +150,6 @@ def test_a_pattern_that_fits_nothing() -> None:
         ((2, 10), [2, 3, 9]),
         ((4, None), [9, 10, 11, 12, 13, 14]),
         ((None, 1), [0]),
-        ((100, None), []),
     ],
 )
 def test_steps_are_numbers_of_steps(asked: tuple[int | None, int | None], found: list[int]) -> None:
@@ -158,6 +157,12 @@ def test_steps_are_numbers_of_steps(asked: tuple[int | None, int | None], found:
     run = small_run()
     _, *rows = as_csv(run, export.select(run, steps=asked))
     assert [int(row[0]) for row in rows] == found
+
+
+def test_steps_that_the_run_does_not_have() -> None:
+    """Refused with those that it has."""
+    with pytest.raises(UsageError, match="its steps are 0 to 14"):
+        export.select(small_run(), steps=(100, None))
 
 
 def test_steps_in_the_wrong_order() -> None:

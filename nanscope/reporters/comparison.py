@@ -12,13 +12,15 @@ from nanscope.reporters.heatmap import draw_heatmap
 from nanscope.view import Compared, Comparison
 
 LABEL_CELLS = 16
-COLUMNS = (
+EVALUATED = (
     ("test", "loss", 7),
     ("", "accuracy", 8),
     ("macro", "F1", 6),
     ("seconds", "/ epoch", 7),
     ("updates", "/ epoch", 7),
 )
+TRAINED = (("", "steps", 10), ("loss at", "start", 9), ("loss at", "end", 9))
+"""Columns of runs of which none was evaluated."""
 LAST = ("verdict, first", "non-finite step")
 GAP = "   "
 
@@ -38,29 +40,41 @@ def render_comparison(comparison: Comparison, out: TextIO) -> None:
 
 
 def _table(page: Page, comparison: Comparison) -> None:
+    evaluated = any(case.score for case in comparison.cases)
+    columns, cells = (EVALUATED, _scores) if evaluated else (TRAINED, _losses)
     for row in (0, 1):
-        titles = "  ".join(f"{column[row]:>{column[2]}}" for column in COLUMNS)
+        titles = "  ".join(f"{column[row]:>{column[2]}}" for column in columns)
         page.line(Text(f"{('', 'case')[row]:<{LABEL_CELLS}}{titles}  {LAST[row]}", DIM))
     for case in comparison.cases:
-        page.line(_row(page, case))
-    if any(case.estimated for case in comparison.cases):
+        numbers = "  ".join(f"{cell:>{column[2]}}" for cell, column in zip(cells(case), columns, strict=True))
+        page.line(_row(page, case, numbers))
+    if evaluated and any(case.estimated for case in comparison.cases):
         page.block("", "~ from a part of an epoch", DIM)
     for case in comparison.cases:
         for notice in case.notices:
             page.block(f"{page.glyphs.warning} ", f"{case.label}: {notice}")
 
 
-def _row(page: Page, case: Compared) -> Text:
+def _row(page: Page, case: Compared, numbers: str) -> Text:
+    at = "" if case.first_nonfinite is None else f" {case.first_nonfinite}"
+    verdict = page.verdict(case.diagnosis.verdict)
+    return Text.assemble(fit(page.words(case.label), LABEL_CELLS), numbers, "  ", verdict, at)
+
+
+def _scores(case: Compared) -> tuple[str, ...]:
+    """Of the last evaluation, and how long an epoch takes."""
     known = case.seconds is not None and case.seconds < 100
     seconds = f"{'~' * case.estimated}{score(case.seconds) if known else number(case.seconds)}"
     updates = number(None) if case.updates is None else count(case.updates)
     result = case.score
     scores = [score(value) for value in (result.loss, result.accuracy, result.f1)] if result else ["-"] * 3
-    cells = zip((*scores, seconds, updates), COLUMNS, strict=True)
-    numbers = "  ".join(f"{cell:>{column[2]}}" for cell, column in cells)
-    at = "" if case.first_nonfinite is None else f" {case.first_nonfinite}"
-    verdict = page.verdict(case.diagnosis.verdict)
-    return Text.assemble(fit(page.words(case.label), LABEL_CELLS), numbers, "  ", verdict, at)
+    return (*scores, seconds, updates)
+
+
+def _losses(case: Compared) -> tuple[str, ...]:
+    """Of the training."""
+    first, last = case.loss or (None, None)
+    return count(int(case.facts["steps"])), number(first), number(last)
 
 
 def _heatmaps(page: Page, comparison: Comparison) -> None:

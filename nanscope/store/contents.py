@@ -97,7 +97,8 @@ def _open(path: Path, name: str) -> int:
 def _check_kind(descriptor: int, name: str) -> None:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise RunFileError(f"{name} is not a regular file", "give the name of a run file")
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise RunFileError(f"{name} is {what}", "give the name of a run file")
     if status.st_size == 0:
         raise RunFileError(f"{name} is empty, so it is not an HDF5 file", "give the name of a run file")
     if read_at(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:

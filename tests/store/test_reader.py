@@ -144,7 +144,7 @@ def test_names_without_a_run_file(tmp_path: Path) -> None:
     for name, words in {
         "missing.h5": "cannot be read (No such file or directory): check the name",
         "nul\0.h5": "cannot be read",
-        ".": "is not a regular file",
+        ".": "is a folder",
         "fifo.h5": "is not a regular file",
         "socket.h5": "cannot be read",
         "text.h5": "is not an HDF5 file",

@@ -28,6 +28,20 @@ Exit codes:
     3  a file that cannot be read, or is damaged
   130  interrupted"""
 
+SCRIPTS_CODES = """\b
+Exit codes: those of the script, and
+      1  it was ended at a non-finite value (--on-nonfinite stop)
+      2  a mistake in the command
+    130  interrupted"""
+
+TRAIN_CODES = """\b
+Exit codes:
+      0  trained, however it ended
+      2  a mistake in the command
+    130  interrupted"""
+
+OTHER_CODES = {run.run: SCRIPTS_CODES, train.train: TRAIN_CODES}
+
 COMMANDS = {
     train.train: "Train the batch-size experiment, recorded.",
     run.run: "Run any script as `python` would, recorded.",
@@ -66,7 +80,7 @@ def cli() -> None:
 
 
 for command, line in COMMANDS.items():
-    command.epilog, command.short_help = EXIT_CODES, line
+    command.epilog, command.short_help = OTHER_CODES.get(command, EXIT_CODES), line
     cli.add_command(command)
 
 

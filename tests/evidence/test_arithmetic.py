@@ -150,8 +150,8 @@ def test_a_product_in_numbers() -> None:
     hidden, weight = operand("mat1", high=1.4e26), operand("mat2", high=1.5e27, name="last.weight")
     claim = first(origin("mm", hidden, weight, value=INF))
     assert claim.why == (
-        "`mm` of mat1 up to 1.4e26 and last.weight up to 1.5e27 makes more than 3.4e38, the largest number of "
-        "float32"
+        "`mm` of mat1 up to 1.4e26 and last.weight up to 1.5e27 makes more than 3.4e38, the largest number "
+        "of float32"
     )
     assert "65,504, the largest number of float16" in first(CASES["a cast"][0]).why
 

@@ -60,7 +60,7 @@ def test_from_the_footer_to_the_answer(folder: Path) -> None:
 KEYS = (
     ("Home", "step 0"), ("Right", "step 1"), (".", "step 2"), ("Left", "step 1"), (",", "step 0"),
     ("End", f"step {ROWS[1] - 1}"), ("^", "step 0"), ("$", f"step {ROWS[1] - 1}"), ("!", f"step {BIRTH}"),
-    ("!", "1 col = 2"), ("u", "1 col = 8"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
+    ("!", "1 col = 3"), ("u", "1 col = 952"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
     ("6", "RAW"), ("1", "OVERVIEW"), ("?", "HELP"), ("Escape", "OVERVIEW"), ("F1", "HELP"), ("?", "EVENTS"),
     ("y", "linear"), ("y", "log"), ("v", "grad norm"), ("V", "output norm"), ("r", "log10"), ("e", "steps"),
     ("]", "bs=1024 [1/3]"), ("[", "bs=1 [3/3]"), ("space", "PLAYING"), ("space", "PAUSED"),
@@ -227,15 +227,21 @@ def test_a_live_run(tmp_path: Path) -> None:
                 assert "step 58" in tty.wait("6 newer")
                 tty.press("End")
                 tty.wait("step 64")
-                long_ago = time.time() - 600
-                os.utime(tmp_path / "live.h5", (long_ago, long_ago))  # as if nothing came for ten minutes
-                assert "step 64" in tty.wait("STALLED")
+                os.kill(writer.pid, signal.SIGSTOP)
+                assert "step 64" in tty.wait(lambda text: _aged(tmp_path / "live.h5") and "STALLED" in text)
                 os.kill(writer.pid, signal.SIGKILL)
                 shown = tty.wait("ENDED killed")
                 assert "step 64" in shown
                 assert "Traceback" not in shown
         finally:
             writer.kill()
+
+
+def _aged(path: Path) -> bool:
+    """Make it look as if nothing had come for ten minutes."""
+    long_ago = time.time() - 600
+    os.utime(path, (long_ago, long_ago))
+    return True
 
 
 def _rows(writer: subprocess.Popen[str], count: int) -> None:

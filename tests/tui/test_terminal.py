@@ -60,7 +60,7 @@ def test_from_the_footer_to_the_answer(folder: Path) -> None:
 KEYS = (
     ("Home", "step 0"), ("Right", "step 1"), (".", "step 2"), ("Left", "step 1"), (",", "step 0"),
     ("End", f"step {ROWS[1] - 1}"), ("^", "step 0"), ("$", f"step {ROWS[1] - 1}"), ("!", f"step {BIRTH}"),
-    ("!", "1 col = 3"), ("u", "1 col = 952"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
+    ("!", "1 col = 3"), ("u", "1 col = 9"), ("2", "COMPARE"), ("3", "LAYERS"), ("4", "PREDICT"), ("5", "WHY"),
     ("6", "RAW"), ("1", "OVERVIEW"), ("?", "HELP"), ("Escape", "OVERVIEW"), ("F1", "HELP"), ("?", "EVENTS"),
     ("y", "linear"), ("y", "log"), ("v", "grad norm"), ("V", "output norm"), ("r", "log10"), ("e", "steps"),
     ("]", "bs=1024 [1/3]"), ("[", "bs=1 [3/3]"), ("space", "PLAYING"), ("space", "PAUSED"),

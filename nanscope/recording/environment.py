@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def environment(model: nn.Module) -> Mapping[str, Any]:
         "dtype": "" if first is None else str(first.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "seed": torch.initial_seed(),
+        "pid": os.getpid(),
         "argv": list(sys.argv),
         "git_commit": git_commit(),
     }

@@ -18,7 +18,7 @@ from nanscope.store.about import About, FileFacts
 LABEL_CELLS = 13
 MOST_NAMES = 40  # of scalars, ranges or files; the rest is counted
 LONGEST_TEXT = 2000  # letters of one entry; `--format json` has all of it
-_UNTOLD = ("argv", "git_commit", "nanscope")  # of the environment: told elsewhere
+_UNTOLD = ("argv", "git_commit", "nanscope", "pid")  # of the environment: told elsewhere
 
 
 def render_about(runs: Sequence[About], out: TextIO) -> None:

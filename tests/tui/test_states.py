@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ def verdict(run: Run, width: int = 120, **changes: Any) -> str:
 def test_a_run_that_has_not_begun() -> None:
     """No step, and a writer at work: it is waited for."""
     run = make_run(loss=np.ones(0), state="live")
-    assert "waiting for the first step" in verdict(run)
+    header = replace(run.header, created=time.time() - 3665, environment={"pid": 4711})
+    assert "waiting for the first step (writer pid 4711, opened 1 h 1 min ago)" in verdict(
+        replace(run, header=header)
+    )
 
 
 def test_a_run_without_steps() -> None:

@@ -169,10 +169,11 @@ def verdict_words(scene: Scene) -> str:
 
 def _no_steps(scene: Scene) -> str:
     """A run without a row: it has only begun, or nothing was recorded."""
-    created = scene.case.run.header.created
+    header = scene.case.run.header
     if scene.case.is_live:
-        age = f" (the file was made {duration(max(0.0, time.time() - created))} ago)" if created else ""
-        return f"waiting for the first step{age}"
+        pid, age = header.environment.get("pid", "unknown"), max(0.0, time.time() - header.created)
+        opened = f", opened {duration(age)} ago" if header.created else ""
+        return f"waiting for the first step (writer pid {pid}{opened})"
     return 'this run holds no steps: train inside `with nanscope.record(model, optimizer, "run.h5"):`'
 
 

@@ -29,7 +29,7 @@ def test_a_run_that_has_not_begun() -> None:
     """No step, and a writer at work: it is waited for."""
     run = make_run(loss=np.ones(0), state="live")
     header = replace(run.header, created=time.time() - 3665, environment={"pid": 4711})
-    assert "waiting for the first step (writer pid 4711, opened 1 h 1 min ago)" in verdict(
+    assert "waiting for the first step (writer pid 4711 opened 1 h 1 min ago)" in verdict(
         replace(run, header=header)
     )
 

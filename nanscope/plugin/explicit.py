@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nanscope.errors import UsageError
 from nanscope.values import Diagnosis, Finding
 
 if TYPE_CHECKING:  # importing them for real would load torch
@@ -61,8 +63,12 @@ class Explicit:
 
         Args:
             cause: id of the cause that it must have, such as `log-of-zero`.
+
+        Raises:
+            UsageError: there is no such cause.
         """
         session = self._session
+        _check_cause(cause)
         session.settle()
         yield
         failures = session.taken()
@@ -72,6 +78,14 @@ class Explicit:
         if cause is not None and cause not in causes:
             found = ", ".join(sorted(causes)) or "no known cause"
             pytest.fail(f"nanscope: expected {cause}, found {found}: {_first(failures)}", pytrace=False)
+
+
+def _check_cause(cause: str | None) -> None:
+    from nanscope.causes import CATALOGUE  # noqa: PLC0415 - only who expects a cause
+
+    if cause is not None and cause not in CATALOGUE:
+        near = difflib.get_close_matches(cause, CATALOGUE, 3) or sorted(CATALOGUE)
+        raise UsageError(f"there is no cause {cause}", f"did you mean {' or '.join(near)}?")
 
 
 def _first(failures: list[Failure]) -> str:

@@ -25,24 +25,27 @@ def test_after(nanscope):
     fit()
 def test_within(nanscope):
     with nanscope.expect_nonfinite(): 1 / 0
+def test_misspelt(nanscope):
+    with nanscope.expect_nonfinite(cause="log-of-zeroo"): fit()
 """
 
 
 def test_expecting_needs_no_option(pytester: pytest.Pytester) -> None:
     """Who takes the fixture is watched."""
     run(pytester, SOURCE, "-k", "expected or finite", watched=False).assert_outcomes(
-        passed=1, failed=1, deselected=5
+        passed=1, failed=1, deselected=6
     )
 
 
 def test_expecting(pytester: pytest.Pytester) -> None:
     """What is expected is no failure; what is not, before and after the block, and what does not come, is."""
     result = run(pytester, SOURCE)
-    result.assert_outcomes(passed=2, failed=5)
+    result.assert_outcomes(passed=2, failed=6)
     told = {name: text_of(result, name)[0] for name in ("test_other_cause", "test_finite")}
     assert told["test_finite"] == "nanscope: everything in the block was finite"
     assert told["test_other_cause"].startswith("nanscope: expected exp-overflow, found log-of-zero: `log`")
     result.stdout.fnmatch_lines(["FAILED *test_within - ZeroDivisionError*"])
+    result.stdout.fnmatch_lines(["*UsageError: there is no cause log-of-zeroo: did you mean log-of-zero*"])
     assert kept(pytester) == ["test_it-test_after.h5", "test_it-test_before.h5"]
 
 

@@ -157,7 +157,7 @@ def layout(place: Place, height: int, width: int, top: int) -> tuple[Rect, ...]:
 
 
 def _why(height: int, width: int, top: int) -> tuple[Rect, ...]:
-    if width < NARROW:
+    if width < WIDE:
         part = max(4, height // 3)
         return Rect("chosen", top, 0, part, width), Rect("cause", top + part, 0, height - part, width)
     part, upper = min(56, width * 2 // 5), max(6, height // 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanscope.raster.cells import Cells, fit
+from nanscope.raster.cells import Cells, fit, fit_end
 from nanscope.raster.heat import rail
 from nanscope.raster.lane import LABELS, Trace, labels, lane
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, WARN
@@ -33,7 +33,7 @@ def layer(scene: Scene, height: int, width: int) -> Cells:
         row += each
     if missing:
         text = f"not recorded for this layer: {', '.join(missing)}"
-        cells.write(height - 1, 1, text, DIM)
+        cells.write(height - 1, 1, fit_end(text, width - 1), DIM)
     return cells
 
 

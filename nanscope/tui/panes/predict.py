@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +21,8 @@ ROW_SHARE = "  row %"
 LAST = 1_000
 NUMBERS = 5  # cells of the numbers of classes left of the strip
 HOW = (
-    "predicted classes were not recorded: they are counted where the loss makes a choice of the logits",
-    "(cross_entropy, nll_loss ..), or of the module that record(..., logits='head') names",
+    "predicted classes were not recorded: they are counted where the loss makes a choice of the logits "
+    "(cross_entropy, nll_loss ..), or of the module that record(..., logits='head') names"
 )
 
 
@@ -37,8 +39,7 @@ def classes(scene: Scene, height: int, width: int) -> Cells:
     cells = Cells.blank(height, width)
     column = cells.write(0, 1, "PREDICTED CLASS", STRONG, bold=True)
     if not class_names(scene.case.run):
-        for row, line in enumerate(HOW, 1):
-            cells.write(row, 1, line, DIM)
+        _told(cells, HOW)
         return cells
     cells.write(0, column + 2, f"last {count(min(LAST, scene.place.row + 1))} steps", DIM)
     values = recent(scene)
@@ -52,6 +53,12 @@ def classes(scene: Scene, height: int, width: int) -> Cells:
         text = f" {count(nans)} of them: argmax of NaN "
         cells.write(height - 1, 1, text, BAD_FORE, BAD_BACK, bold=True)
     return cells
+
+
+def _told(cells: Cells, text: str) -> None:
+    """A text below the title, as far as there is room."""
+    for row, line in enumerate(wrap(text, max(1, cells.width - 2))[: cells.height - 1], 1):
+        cells.write(row, 1, line, DIM)
 
 
 def _nan_rows(scene: Scene) -> int:
@@ -99,7 +106,7 @@ def confusion(scene: Scene, height: int, width: int) -> Cells:
     epoch = epoch_at(scene)
     if epoch is None or not epoch.confusion:
         cells.write(0, 1, "no evaluation yet", STRONG, bold=True)
-        cells.write(1, 1, "nanscope train evaluates; recorder.epoch(...) records yours", DIM)
+        _told(cells, "nanscope train evaluates; recorder.log_epoch(...) records yours")
         return cells
     ahead = ", ahead of here" if epoch.step > scene.case.step(scene.place.row) + 1 else ""
     cells.write(0, 1, f"evaluation after epoch {epoch.epoch}, step {epoch.step}{ahead}", STRONG, bold=True)

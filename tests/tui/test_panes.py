@@ -122,7 +122,7 @@ def test_a_confusion_matrix_in_a_narrow_pane() -> None:
     lines = _shown("confusion", alone(run, row=8, screen=4), 16, 36)
     assert lines[4].split() == ["0", *["3"] * 10]
     assert "no evaluation yet" in _shown("confusion", alone(make_run(loss=np.ones(3)), screen=4))[0]
-    assert "recorder.epoch" in _shown("confusion", alone(make_run(loss=np.ones(3)), screen=4))[1]
+    assert "recorder.log_epoch" in _shown("confusion", alone(make_run(loss=np.ones(3)), screen=4))[1]
 
 
 def test_every_stat_of_a_layer_has_its_lane_and_limit() -> None:

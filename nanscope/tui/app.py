@@ -85,6 +85,7 @@ class ReplayApp(App[None]):
     def on_mount(self) -> None:
         """Begin."""
         self._canvas.focus()
+        self.app_resume_signal.subscribe(self._canvas, lambda _: self.refresh(layout=True))
         self._room = self.size.height, self.size.width
         self._thread.start()
         self._post(lambda: None)

@@ -56,6 +56,10 @@ class Terminal:
         """The terminal's title."""
         return self.tmux("display-message", "-p", "#{pane_title}").strip()
 
+    def shell(self) -> int:
+        """The process whose child the program is."""
+        return int(self.tmux("display-message", "-p", "#{pane_pid}"))
+
     def press(self, *keys: str) -> None:
         """Press keys, as tmux calls them."""
         self.tmux("send-keys", *keys)

@@ -145,7 +145,30 @@ def test_keys_that_change_the_view_and_what_leaves_it(folder: Path, tmp_path: Pa
         press("x", "▌▌▌")
         press("z", lambda text: "1 col" not in text)
         press("z", "1 col")
+        press("Home", "step 0")
+        press("b", "run to")
+        tty.type("nan any")
+        press("Enter", "c runs forward to nan any")
+        press("c", lambda text: "stopped at step" in text and f"step {BIRTH}" in text)
+        press("$", f"step {ROWS[1] - 1}")
+        press("C", "stopped at step")
         press("q", "left with 0")
+
+
+def test_away_and_back(folder: Path) -> None:
+    """Ctrl-Z gives the terminal back; when the program goes on it is drawn again, and hears its keys."""
+    with terminal(folder, *RUN, "--alone") as tty:
+        tty.wait("DIVERGED")
+        shell = tty.shell()
+        (child,) = map(int, Path(f"/proc/{shell}/task/{shell}/children").read_text().split())
+        state = Path(f"/proc/{child}/stat")
+        tty.press("C-z")
+        tty.wait(lambda text: "DIVERGED" not in text, "the terminal as it was")
+        tty.wait(lambda _: state.read_text().rpartition(")")[2].split()[0] == "T", "a stopped program")
+        os.kill(child, signal.SIGCONT)
+        tty.wait("DIVERGED")
+        tty.press("q")
+        tty.wait("left with 0")
 
 
 def test_sizes_while_playing(folder: Path) -> None:
@@ -177,6 +200,18 @@ def test_without_colours(folder: Path) -> None:
         shown = tty.wait("bs=1024")
         for word in ("DIVERGED", "ERR", "bs=32", "\N{MULTIPLICATION SIGN}" * 9):
             assert word in shown
+
+
+def test_sixteen_colours(folder: Path) -> None:
+    """What a simple terminal has not, it is not sent; words and signs are there as ever."""
+    with terminal(folder, *RUN, TERM="xterm", COLORTERM="", TEXTUAL_COLOR_SYSTEM="standard") as tty:
+        shown = tty.wait("bs=1024")
+        for word in ("DIVERGED", "ERR", "\N{MULTIPLICATION SIGN}" * 9):
+            assert word in shown
+        sent = tty.tmux("capture-pane", "-p", "-e")
+        assert "\x1b[" in sent
+        assert "38;2;" not in sent
+        assert "48;5;" not in sent
 
 
 def test_hostile_names(tmp_path: Path) -> None:

@@ -58,10 +58,11 @@ class Cells:
         *,
         bold: bool = False,
     ) -> int:
-        """Write one line of text, cut at the right edge; gives the column after it."""
+        """Write one line of text, shortened at the right edge; gives the column after it."""
         if not 0 <= row < self.height or column >= self.width:
             return column
-        fitting = set_cell_size(text, min(cell_len(text), self.width - column))
+        room = self.width - column
+        fitting = set_cell_size(fit_end(text.rstrip(), room), min(cell_len(text), room))
         for letter in fitting:
             size = cell_len(letter)
             if not size:

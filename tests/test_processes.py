@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from nanscope.store.reader import open_run
 from nanscope.values import Kind
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 import torch, torch.distributed as dist, torch.nn.functional as F
 from torch import nn
 import nanscope
@@ -46,8 +47,9 @@ if recorded:
         norms = train()
 else:
     norms = train()
-print(json.dumps([norms, [p.sum().item() for p in model.state_dict().values()]]))
-dist.destroy_process_group()
+print(json.dumps([norms, [p.sum().item() for p in model.state_dict().values()]]), flush=True)
+sys.stdin.readline()  # the other one may still be at it
+os._exit(0)  # gloo's threads now and then abort a process that ends in the usual way, recorded or not
 """
 
 
@@ -60,8 +62,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
     printed = {}
     for how in ("recorded", "bare"):
         words = [[sys.executable, script, folder, str(rank), how] for rank in (0, 1)]
-        both = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in words]
-        printed[how] = [process.communicate(timeout=120)[0] for process in both]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        both: list[Any] = [subprocess.Popen(each, **pipes) for each in words]
+        printed[how] = [process.stdout.readline() for process in both]
+        for process in both:
+            process.communicate("\n", timeout=60)
         assert [process.returncode for process in both] == [0, 0]
     return folder, printed
 

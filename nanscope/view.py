@@ -15,7 +15,7 @@ import numpy as np
 
 from nanscope.facts import batch_of, facts_of, job_of, notices_of, replay_command, updates_per_epoch
 from nanscope.growth import Growth, growth_before
-from nanscope.numbers import count
+from nanscope.numbers import count, listed
 from nanscope.run import Floats, Run, is_missing, is_nonfinite
 from nanscope.values import Cause, Diagnosis, Epoch, Finding, Severity, Verdict
 
@@ -296,7 +296,7 @@ def _settings(configs: Sequence[Mapping[str, Any]]) -> str:
     told = [f"{key.replace('_', ' ')} ({', '.join(_setting(c, key) for c in configs)})" for key in varied]
     if len(told) == 1:
         return f"Only the {told[0]} differs."
-    return f"The {', '.join(told[:-1])} and {told[-1]} differ."
+    return f"The {listed(told)} differ."
 
 
 def _setting(config: Mapping[str, Any], key: str) -> str:

@@ -37,12 +37,8 @@ class Further:
         snapshots: Sequence[Snapshot],
         programs: Sequence[Program],
     ) -> None:
-        self._model, self._optimizers, self._snapshots, self._programs = (
-            model,
-            optimizers,
-            snapshots,
-            programs,
-        )
+        self._model, self._optimizers = model, optimizers
+        self._snapshots, self._programs = snapshots, programs
         self._counters = Counters(model)
 
     def sharpness(self) -> dict[str, Any] | None:

@@ -436,15 +436,15 @@ class Rewinder:
         self._answer(lambda: inquiry.of_steps(steps, memory.snapshots), noticed)
 
     def _answer(self, ask: Callable[[], Answer], noticed: int) -> None:
-        if why := processes.obstacle(self._model):
-            self._tell("no-rewind", noticed, why=why)
-            self.close()
-            return
         model = self._model
         try:
-            steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
-            here = room(model, self._optimizers), rooms(steps), processes.alone(model)
-            with loud(), self._aside(), here[0], here[1], here[2]:
+            with (
+                loud(),
+                self._aside(),
+                room(model, self._optimizers),
+                rooms(self._steps),
+                processes.alone(model),
+            ):
                 answer = ask()
                 self._tell(answer.kind, answer.step, **answer.fields)
                 if answer.kind == "origin" and not processes.are_several():
@@ -453,10 +453,14 @@ class Rewinder:
             self._tell("no-rewind", noticed, why=repr(error)[:LONGEST])
         self.close()
 
+    @property
+    def _steps(self) -> list[Program]:
+        """Those that are kept, and the one under way."""
+        return [*self._memory.programs, *([] if self._program is None else [self._program])]
+
     def _look_further(self, origin: Answer) -> None:
         """How sharp the loss was before, and what would have helped."""
-        steps = [*self._memory.programs, *([self._program] if self._program is not None else [])]
-        steps = [program for program in steps if program.number <= origin.step and not program.lacks]
+        steps = [p for p in self._steps if p.number <= origin.step and not p.lacks]
         sound = [s for s in self._memory.snapshots if self._memory.is_sound(s.state)]
         sound = [s for s in sound if any(p.number >= s.number for p in steps)]
         if not sound:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanscope.detectors._rows import measured, steady_since
 from nanscope.detectors.frozen_weights import VISIBLE, frozen_weights
 from nanscope.run import MISSING, Run
 from nanscope.values import Kind, Severity
@@ -150,3 +151,21 @@ def test_the_stories_move() -> None:
     """Healthy and collapsed runs of the builders have weights that move."""
     assert not list(frozen_weights(healthy_run()))
     assert not list(frozen_weights(collapsed_run()))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_before_the_steady_rows_is_of_another_value_later(seed: int) -> None:
+    """Reading from there on finds the constant end of a column as reading all of it does."""
+    random = np.random.default_rng(seed)
+    rows, moves = 20_000, int(random.integers(0, 20_000))
+    values = np.where(np.arange(rows) < moves, random.random(rows), 0.5).astype(np.float32)
+    values[random.random(rows) < 0.5] = MISSING
+    run = make_run(loss=values)
+    stop = int(random.integers(1, rows))
+    start = steady_since(run, None, "loss", stop)
+    all_rows, all_values = measured(run, None, "loss", 0, stop)
+    part_rows, part_values = measured(run, None, "loss", start, stop)
+    if all_values.size:
+        other = all_rows[all_values != all_values[-1]]
+        assert part_values[-1] == all_values[-1]
+        assert part_rows[part_values != part_values[-1]].max(initial=-1) == other.max(initial=-1)

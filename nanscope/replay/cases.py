@@ -50,6 +50,15 @@ class Case:
         return batch.replace("batch size ", "bs=") if batch else self.path.stem
 
     @cached_property
+    def common(self) -> int:
+        """How many of the words between dots all names of sites begin with; each has one more at least."""
+        words = [site.name.split(".") for site in self.run.sites if site.name]
+        common = 0
+        while words and all(len(each) > common + 1 and each[common] == words[0][common] for each in words):
+            common += 1
+        return common
+
+    @cached_property
     def per_epoch(self) -> int | None:
         """Steps of an epoch, where the settings tell."""
         return updates_per_epoch(self.run.header.config)

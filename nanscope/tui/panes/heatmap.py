@@ -69,11 +69,7 @@ def names_width(scene: Scene, width: int) -> int:
 
 def short_name(case: Case, name: str) -> str:
     """A name without what all names begin with."""
-    words = [site.name.split(".") for site in case.run.sites if site.name]
-    common = 0
-    while words and all(len(each) > common + 1 and each[common] == words[0][common] for each in words):
-        common += 1
-    return ".".join(name.split(".")[common:]) or "model"
+    return ".".join(name.split(".")[case.common :]) or "model"
 
 
 def visible(scene: Scene, sites: tuple[Site, ...], height: int) -> tuple[Site, ...]:

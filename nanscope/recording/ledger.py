@@ -21,7 +21,7 @@ from nanscope.recording.sink import Sink
 from nanscope.run import Column, Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
-PATIENCE = 0.1  # seconds that an ended step may wait for others
+PATIENCE = 0.2  # seconds that an ended step may wait for others
 
 PHASES = {
     Kind.INPUT: Phase.DATA,

@@ -35,14 +35,12 @@ class _Watched:
 
     def __init__(self, model: nn.Module, *optimizers: Optimizer) -> None:
         self.events: list[tuple[str, int, dict[str, object]]] = []
-        self.steps = 0
         self.rewinder = Rewinder(
             model,
             optimizers,
-            number=lambda: self.steps,
             tell=lambda kind, step, **fields: self.events.append((kind, step, fields)),
             aside=_nothing,
-            guard=lambda hook: hook,
+            fail=_raise,
             keep=lambda _: None,
         )
         self._handles = [
@@ -62,7 +60,6 @@ class _Watched:
     def end(self) -> Program:
         """End the step; its program."""
         self.rewinder.end_step()
-        self.steps += 1
         return self.rewinder._memory.programs[-1]
 
     def close(self) -> None:
@@ -70,6 +67,10 @@ class _Watched:
         self.rewinder.close()
         for handle in self._handles:
             handle.remove()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 @contextmanager

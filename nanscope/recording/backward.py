@@ -31,7 +31,8 @@ class Watcher(Protocol):
 
 _watchers: list[Watcher] = []
 _patches: list[Callable[..., Any]] = []
-_depth = 0
+depth = 0
+"""Backward passes that run now, of those that somebody is told of."""
 
 
 def watch(watcher: Watcher) -> None:
@@ -51,15 +52,10 @@ def unwatch(watcher: Watcher) -> None:
         torch.autograd.backward = _patches.pop().__wrapped__  # type: ignore[attr-defined]
 
 
-def is_running() -> bool:
-    """Whether a backward pass runs now that somebody is told of."""
-    return _depth > 0
-
-
 def _install(original: Callable[..., Any]) -> None:
     @functools.wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if _depth or not _watchers:  # a checkpoint runs a backward inside the backward: part of the same pass
+        if depth or not _watchers:  # a checkpoint runs a backward inside the backward: part of the same pass
             return original(tensors, *args, **kwargs)
         return _watched(original, tensors, *args, **kwargs)
 
@@ -68,12 +64,12 @@ def _install(original: Callable[..., Any]) -> None:
 
 
 def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-    global _depth  # noqa: PLW0603 - the depth belongs to the process, as the patched function does
+    global depth  # noqa: PLW0603 - the depth belongs to the process, as the patched function does
     told = tuple(_watchers)
     roots = (tensors,) if isinstance(tensors, Tensor) else tuple(t for t in tensors if isinstance(t, Tensor))
     for watcher in told:
         quietly(watcher.before_backward, roots)
-    _depth += 1
+    depth += 1
     try:
         result = original(tensors, *args, **kwargs)
     except BaseException:
@@ -81,7 +77,7 @@ def _watched(original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: A
             watcher.backward_failed()
         raise
     finally:
-        _depth -= 1
+        depth -= 1
     for watcher in told:
         quietly(watcher.after_backward, roots)
     return result

@@ -145,10 +145,9 @@ class Recorder:
         self._rewinder = Rewinder(
             self._model,
             self._optimizers or (),
-            number=lambda: self.steps,
             tell=self._tell_rewound,
             aside=self._aside,
-            guard=self._guard,
+            fail=self._step_aside,
             keep=self._keep_state,
             verifies=self._verifies,
         )
@@ -639,6 +638,7 @@ class Recorder:
     def _step_aside(self, error: Exception) -> None:
         # the hooks go when the block is left: torch may be walking through its list of them right now
         self._active = self._probes.active = False
+        self._rewinder.done = True
         self._probes.clear()
         trace = "".join(traceback.format_exception(error))[-LONGEST_MESSAGE:]
         self._sink.event(

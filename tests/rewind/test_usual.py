@@ -16,7 +16,7 @@ import nanscope
 from nanscope.recording.rewind import memory, rewind
 from nanscope.recording.rewind.repeat import Repeat
 from nanscope.recording.rewind.tape import Event, Program, Ref
-from nanscope.recording.rewind.usual import Course
+from nanscope.recording.rewind.usual import Brief, Course
 
 STEPS = 14
 X = torch.randn(STEPS, 6, 4, generator=torch.Generator().manual_seed(1))
@@ -208,23 +208,25 @@ def test_the_same_as_written_down(
 
 def test_a_step_of_another_form_is_a_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes as the step before is not kept event by event, whatever its form."""
-    kept: list[object] = []
+    kept = _kinds_kept(_twice, tmp_path / "run.h5", monkeypatch)
+    assert kept.count(Repeat) >= STEPS - memory.TRIED - 2
+
+
+def _kinds_kept(loop: Loop, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    kept: list[type] = []
     end = memory.Memory.end
-    monkeypatch.setattr(memory.Memory, "end", lambda self, step: (kept.append(step), end(self, step))[1])
-    _programs(_twice, tmp_path / "run.h5", SGD)
-    assert [isinstance(step, Repeat) for step in kept].count(True) >= STEPS - 3
+    monkeypatch.setattr(
+        memory.Memory, "end", lambda self, step: (kept.append(type(step)), end(self, step))[1]
+    )
+    _programs(loop, path, SGD)
+    return kept
 
 
 @pytest.mark.parametrize("loop", [_plain, _by_hand, _scheduled])
 def test_a_usual_step_is_noted(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an ordinary loop most steps are not written down, or nothing would be won."""
-    learnt: list[int] = []
-    learn = rewind.Rewinder._learn
-    monkeypatch.setattr(
-        rewind.Rewinder, "_learn", lambda self, program: (learnt.append(program.number), learn(self, program))
-    )
-    _programs(loop, tmp_path / "run.h5", SGD)
-    assert len(learnt) <= memory.TRIED + 3  # the first ones, and where a snapshot was taken
+    kept = _kinds_kept(loop, tmp_path / "run.h5", monkeypatch)
+    assert kept.count(Brief) >= STEPS - memory.TRIED - 2  # the first ones, and where a snapshot was taken
 
 
 def test_too_much_to_be_told() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nanscope.recording import forgetting
-from nanscope.recording.rewind.listener import hush_backward, hush_forgetting, rest, wake
+from nanscope.recording.rewind.listener import hush_backward, hush_forgetting, rest, uncover, wake
 from nanscope.recording.rewind.tape import BACKWARDS
 
 _owned: list[list[Optimizer]] = []
@@ -65,14 +65,13 @@ def _put(owner: type, name: str, ours: Callable[..., Any]) -> None:
 def _backward(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not _owned:
+        if torch.compiler.is_compiling() or not hush_backward(original, (self, *args), kwargs):
             original(self, *args, **kwargs)
             return
-        over = hush_backward(original, (self, *args), kwargs)
         try:
             original(self, *args, **kwargs)
         finally:
-            over()
+            uncover()
 
     return backward
 

@@ -71,6 +71,19 @@ def trace(frame: FrameType | None) -> Trace:
     return tuple(found)
 
 
+def is_at(frame: FrameType | None, came: Trace) -> bool:
+    """Whether the trace of a frame is a known one, without writing it down."""
+    found, length = 0, len(came)
+    while frame is not None and found < DEEPEST:
+        code = frame.f_code
+        if found < length and code is came[found][0] and frame.f_lasti == came[found][1]:
+            found += 1
+        elif (_known.get(id(code)) or _kind(code)).is_users:
+            return False
+        frame = frame.f_back
+    return found == length
+
+
 def lines(came: Trace) -> tuple[Frame, ...]:
     """The same with file, line and function."""
     return tuple((code.co_filename, _line(code, at), code.co_name) for code, at in came)

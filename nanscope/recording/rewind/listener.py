@@ -7,8 +7,9 @@ it is on top. What it does for each function it does thousands of times a second
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,43 +42,77 @@ class Differentiable(list[Event]):
             super().append(event)
 
 
+class Follower(Protocol):
+    """Knows how the step under way should go."""
+
+    def hears(
+        self, call: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, caller: FrameType
+    ) -> bool:
+        """Whether a call, made in the frame `caller`, is the one that should come next; it is noted then."""
+
+    @property
+    def is_past_backward(self) -> bool:
+        """Whether it has heard a backward pass."""
+
+    def written(self) -> list[Event]:
+        """What it has heard; it is asked nothing more."""
+
+
 class Listener:
     """Writes the torch functions down that are called while it is on; several may be on at once.
 
     Attributes:
         events: where to; None to write nothing.
+        follower: who is asked first, until a call is another one than it should be; None to write all down.
         owned: ids of the parameters whose gradients are of interest.
+        is_on: whether it is among those that listen.
     """
 
-    __slots__ = ("events", "owned")
+    __slots__ = ("events", "follower", "is_on", "owned")
 
     def __init__(self) -> None:
         self.events: list[Event] | None = None
+        self.follower: Follower | None = None
         self.owned: frozenset[int] = frozenset()
+        self.is_on = False
 
     @property
     def is_full(self) -> bool:
         """Whether more was called than a step is made of."""
         return self.events is not None and len(self.events) > MOST_EVENTS
 
-    def turn_on(self) -> bool:
+    @property
+    def hears(self) -> bool:
+        """Whether it wants to be told of a call."""
+        return self.events is not None and len(self.events) <= MOST_EVENTS
+
+    @property
+    def is_past_backward(self) -> bool:
+        """Whether it has heard a backward pass."""
+        if self.follower is not None:
+            return self.follower.is_past_backward
+        return any(event.is_backward for event in self.events or ())
+
+    def turn_on(self, events: list[Event], follower: Follower | None = None) -> bool:
         """Listen, unless a mode of somebody else is on; whether it does now."""
-        return _EARS.turn_on(self)
+        if _EARS.turn_on(self):
+            self.events, self.follower = events, follower
+        return self.is_on
 
     def turn_off(self) -> None:
         """Listen no more."""
-        self.events = None
-        _EARS.turn_off(self)
+        self.events = self.follower = None
+        if self.is_on:
+            _EARS.turn_off(self)
 
-
-def rest() -> bool:
-    """An update runs, which no listener writes down: it shall not pay for a mode. Whether one was on."""
-    return _EARS.rest()
-
-
-def wake() -> None:
-    """It is over."""
-    _EARS.wake()
+    def write(self, event: Event) -> None:
+        """Add what is another event than should come next, or if none is known."""
+        if self.events is None:
+            return
+        if self.follower is not None:
+            self.events += self.follower.written()
+            self.follower = None
+        self.events.append(event)
 
 
 def hush(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[Any], None] | None:
@@ -88,16 +123,16 @@ def hush(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """
     if not _EARS.rest():
         return None
-    heard = _EARS.heard()
+    heard = [each for each in _EARS.listeners if each.hears]
     came = trace(sys._getframe(2)) if heard else ()
 
     def over(output: Any) -> None:
         _EARS.wake()
         if output is not RAISED and heard and is_differentiable(output):
-            for events in heard:
+            for each in heard:
                 event = event_of(module, args, kwargs, came)
                 event.result = output
-                events.append(event)
+                each.write(event)
 
     return over
 
@@ -109,32 +144,39 @@ def hush_forgetting(
 
     Before it, it is the gradients of the last step that are forgotten.
     """
-    hushed = _EARS.rest()
-    if hushed and any(each.events for each in _EARS.listeners):
-        whose = set(map(id, forgotten(args[0])))
-        came = trace(sys._getframe(2))
-        for each in _EARS.listeners:
-            events = each.events
-            if events and not whose.isdisjoint(each.owned) and any(event.is_backward for event in events):
-                events.append(Event(forget, args, kwargs, came))
-    return wake if hushed else _nothing
-
-
-def hush_backward(
-    backward: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[], None]:
-    """A backward pass begins: who listens hears one call, and nothing of what hooks do in it."""
     if not _EARS.rest():
         return _nothing
-    heard = _EARS.heard()
-    came = trace(sys._getframe(2)) if heard else ()
-    for events in heard:
-        events.append(Event(backward, args, kwargs, came))
+    past = [each for each in _EARS.listeners if each.is_past_backward]
+    if past:
+        whose = set(map(id, forgotten(args[0])))
+        came = trace(sys._getframe(2))
+        for each in past:
+            if not whose.isdisjoint(each.owned):
+                each.write(Event(forget, args, kwargs, came))
+    return wake
+
+
+def hush_backward(backward: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """A backward pass begins: who listens hears one call, and nothing of what hooks do in it.
+
+    Returns:
+        Whether anybody was hushed, until `uncover`.
+    """
+    if not _EARS.rest():
+        return False
+    caller = sys._getframe(2)
+    for each in _EARS.listeners:
+        follower = each.follower
+        if each.events is None or len(each.events) > MOST_EVENTS:
+            continue
+        if follower is None or not follower.hears(backward, args, kwargs, None, caller):
+            each.write(Event(backward, args, kwargs, trace(caller)))
     _EARS.covered = True
-    return _uncover
+    return True
 
 
-def _uncover() -> None:
+def uncover() -> None:
+    """It is over."""
     _EARS.covered = False
     _EARS.wake()
 
@@ -160,48 +202,58 @@ class _Ears(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        heard = self.heard()
-        if not heard:
-            return func(*args, **kwargs)
         if is_backward(func):  # written down before: the step may be executed again before it returns
-            came = trace(sys._getframe(1))
-            for events in heard:
-                if events and events[-1].is_backward and not events[-1].trace:
-                    events.pop()  # the same one, of which only the roots were told
-                events.append(Event(func, args, kwargs, came))
+            self._hear_backward(func, args, kwargs, sys._getframe(1))
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if func in _CHORES:
-            return result
-        if result is None or isinstance(result, Tensor | tuple | list | dict):  # all else is a constant later
+        # all else is a constant later
+        if result is None or isinstance(result, Tensor | tuple | list | dict):
             caller = sys._getframe(1)
-            if not is_ours(caller.f_code):  # what the recorder of another model measures
-                forgets = is_optimizers(caller.f_code)
-                came = trace(caller)
-                for events in heard:
-                    # before the first backward pass it is the gradients of the last step that are forgotten
-                    if not forgets or any(event.is_backward for event in events):
-                        events.append(Event(func, args, kwargs, came, result))
+            for each in self.listeners:
+                follower = each.follower
+                if each.events is None or len(each.events) > MOST_EVENTS:
+                    continue
+                if follower is not None and follower.hears(func, args, kwargs, result, caller):
+                    continue
+                if self._counts(func, caller, each):
+                    each.write(Event(func, args, kwargs, trace(caller), result))
         return result
 
-    def heard(self) -> list[list[Event]]:
-        """Where what is called now is to be written down."""
-        return [e for each in self.listeners if (e := each.events) is not None and len(e) <= MOST_EVENTS]
+    def _hear_backward(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType
+    ) -> None:
+        came = trace(caller)
+        for each in self.listeners:
+            if each.hears:
+                events = each.events
+                if events and events[-1].is_backward and not events[-1].trace:
+                    events.pop()  # the same one, of which only the roots were told
+                each.write(Event(func, args, kwargs, came))
+
+    @staticmethod
+    def _counts(func: Any, caller: FrameType, listener: Listener) -> bool:
+        """Whether a call is part of the step."""
+        code = caller.f_code
+        if func in _CHORES or is_ours(code):  # the latter: what the recorder of another model measures
+            return False
+        # before the first backward pass it is the gradients of the last step that are forgotten
+        return not is_optimizers(code) or listener.is_past_backward
 
     def turn_on(self, listener: Listener) -> bool:
         """One more listens."""
-        if listener not in self.listeners:
+        if not listener.is_on:
             self.listeners.append(listener)
+            listener.is_on = True
         self.wake()
-        hears = self._on or self.covered
-        if not hears:
+        if not (self._on or self.covered):
             self.listeners.remove(listener)
-        return hears
+            listener.is_on = False
+        return listener.is_on
 
     def turn_off(self, listener: Listener) -> None:
         """One less; where another mode lies on top it stays and writes nothing."""
-        if listener in self.listeners:
-            self.listeners.remove(listener)
+        self.listeners.remove(listener)
+        listener.is_on = False
         if not self.listeners:
             self.rest()
 
@@ -223,3 +275,7 @@ class _Ears(TorchFunctionMode):
 
 
 _EARS = _Ears()
+rest = _EARS.rest
+"""An update runs, which no listener writes down: it shall not pay for a mode. Gives whether one was on."""
+wake = _EARS.wake
+"""It is over."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ EVERY = 64  # divides the numbers of the steps of which snapshots are: where the
 SMALL_BYTES = 1 << 20  # of a state that is copied in no time: always taken when its step comes
 SHARE = 100  # a snapshot is taken when a hundred times as long has passed as one takes
 TRIED = 3  # steps in which it is seen whether the forward pass draws from Python's or numpy's generator
+_VERSION, _REQUIRES_GRAD, _TRAINING = map(attrgetter, ("_version", "requires_grad", "training"))
 MOST_POKES = 8  # steps in which what somebody wrote into the state from outside is copied
 
 
@@ -100,21 +102,21 @@ class Memory:
         """Whether a step that begins now finds all as the last one left it, and nothing is to be done."""
         if not self._ready or self._draws or number < TRIED or self._is_full():
             return False
-        if not self._too_large and self._is_due(number, time.perf_counter()):
-            return False
+        if not (self._too_large or (self.snapshots and number % EVERY)) and time.perf_counter() >= self._next:
+            return False  # a snapshot is due
         if self._slots:
             self._note_buffers(number)
         return (
-            [parameter._version for parameter in self._parameters] == self._versions
-            and [parameter.requires_grad for parameter in self._parameters] == self._graded
-            and [module.training for module in self._modules] == self._flags
+            list(map(_VERSION, self._parameters)) == self._versions
+            and list(map(_REQUIRES_GRAD, self._parameters)) == self._graded
+            and list(map(_TRAINING, self._modules)) == self._flags
         )
 
     def end(self, step: Program | Brief | Repeat) -> None:
         """It is over."""
         self._steps.append(step)
         self._bytes += step.bytes
-        self._versions = [parameter._version for parameter in self._parameters]
+        self._versions = list(map(_VERSION, self._parameters))
 
     def is_own(self, optimizer: Optimizer) -> bool:
         """Whether nobody but itself has written into an optimizer's state since its last update."""

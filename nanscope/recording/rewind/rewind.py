@@ -24,12 +24,12 @@ from nanscope.recording.compiled import is_transformed
 from nanscope.recording.finite import is_finite
 from nanscope.recording.quiet import loud
 from nanscope.recording.rewind import bypass
-from nanscope.recording.rewind.frames import trace
+from nanscope.recording.rewind.frames import is_at, trace
 from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
-from nanscope.recording.rewind.memory import Memory
+from nanscope.recording.rewind.memory import TRIED, Memory
 from nanscope.recording.rewind.others import rooms
 from nanscope.recording.rewind.repeat import Shape
 from nanscope.recording.rewind.tape import Event, Program, asks_for_closure
@@ -40,7 +40,6 @@ MOST_SHAPES = 16
 MOST_UNLEARNT = 20  # steps in a row of which too much is to be told; then only one of so many is looked at
 
 Tell = Callable[..., None]
-Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Rewinder:
@@ -49,14 +48,14 @@ class Rewinder:
     Args:
         model: the root module.
         optimizers: those that are known from the start.
-        number: of the step under way.
         tell: writes an event: kind, step and fields.
         aside: a context in which the recorder hears and sees nothing.
-        guard: makes a function one that does not raise into the training.
+        fail: takes an error of its own; nothing is ever raised into the model.
         keep: called with the bad step while everything is as it was before it.
         verifies: whether remedies are tried.
 
     Attributes:
+        number: of the step under way.
         done: whether the origin was looked for; nothing more is kept then.
     """
 
@@ -65,23 +64,17 @@ class Rewinder:
         model: nn.Module,
         optimizers: Sequence[Optimizer],
         *,
-        number: Callable[[], int],
         tell: Tell,
         aside: Callable[[], AbstractContextManager[None]],
-        guard: Guard,
+        fail: Callable[[Exception], None],
         keep: Keep,
         verifies: bool = False,
     ) -> None:
         self._model, self._optimizers = model, list(optimizers)
-        self._number, self._tell, self._aside, self._keep = number, tell, aside, keep
-        root, part = (
-            (guard(self._enter), guard(self._leave)),
-            (guard(self._enter_part), guard(self._leave_part)),
-        )
-        self._of_root = {id(model): Watcher(*root)}
-        self._watchers = {
-            id(module): Watcher(*part) for module in model.modules()
-        }  # until the root is called
+        self._tell, self._aside, self._fail, self._keep = tell, aside, fail, keep
+        self._of_root = {id(model): Watcher(self._enter, self._leave)}
+        part = Watcher(self._enter_part, self._leave_part)
+        self._watchers = {id(module): part for module in model.modules()}  # until the root is called
         self._depth = 0  # calls of parts that are under way
         self._verifies = verifies
         self._listener = Listener()
@@ -96,10 +89,10 @@ class Rewinder:
         self._call: Event | None = None
         self._copies_inputs = False  # the model writes into what it is given
         self._listens_early = False  # something of the loss, or of the parameters, is made between the steps
+        self.number = 0
         self.done = False
         self.attach()
-        if self._listener.turn_on():
-            self._listener.events = Differentiable()  # only the first step shows if it is needed
+        self._listener.turn_on(Differentiable())  # only the first step shows if it is needed
 
     def attach(self) -> None:
         """Be told about calls of the root."""
@@ -144,13 +137,19 @@ class Rewinder:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The root is called, or a module that no other one called."""
-        if self.done or backward.is_running():
+        if self.done or backward.depth:
             return
-        if self._course is not None and self._is_usual(self._course, module, args, kwargs):
-            came, rng = trace(sys._getframe(2)), torch.default_generator.get_state()
-            versions = [tensor._version for tensor in args]
-            self._brief = Brief(self._course, self._number(), args, versions, rng, came)
-            return
+        try:
+            course = self._course
+            if course is None or kwargs or not self._is_usual(course, module, args):
+                self._begin_call(module, args, kwargs)
+                return
+            self._brief = Brief(course, self.number, args, torch.default_generator.get_state())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+            self._fail(error)
+
+    def _begin_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The same, written down."""
         self._unfold()
         if not torch.is_grad_enabled() or is_transformed() or self._listener.is_full:
             self._forget_early()
@@ -166,28 +165,26 @@ class Rewinder:
         if self._copies_inputs:
             args, kwargs = _copied(args), _copied(dict(kwargs))
         context = self._memory.context(program.number)
-        came = trace(sys._getframe(2))
+        came = trace(sys._getframe(3))
         call = None if module is self._model else partial(module)  # which has a hash, whatever the module is
         self._call = Event(call, args, dict(kwargs), came, context=context)
         program.events.append(self._call)
         program.see(args, kwargs)
 
-    def _is_usual(
-        self, course: Course, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> bool:
+    def _is_usual(self, course: Course, module: nn.Module, args: tuple[Any, ...]) -> bool:
         """Whether the step that begins with this call may go as the one before."""
         return (
             self._brief is None
             and self._program is None
             and self._listener.events is None
             and module is self._model
-            and not kwargs
-            and [type(value) for value in args] == course.entering
+            and list(map(type, args)) == course.entering
             and torch.is_grad_enabled()
             and not (torch.is_autocast_enabled("cpu") or is_transformed())
             and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-            and True not in [tensor.is_inference() for tensor in args]
-            and self._memory.is_usual(self._number())
+            and True not in map(Tensor.is_inference, args)
+            and is_at(sys._getframe(3), course.came)
+            and self._memory.is_usual(self.number)
         )
 
     def _unfold(self) -> Program | None:
@@ -196,20 +193,14 @@ class Rewinder:
         if brief is not None:
             self._program = brief.program()
             if self._listener.events is not None:
-                self._listener.events = self._program.events
+                self._listener.events, self._listener.follower = self._program.events, None
         return self._program
 
     def _begun(self) -> Program:
         if self._program is None:
-            self._program = Program(self._number())
+            self._program = Program(self.number)
             self._memory.begin(self._program)
         return self._program
-
-    def _listen_early(self) -> None:
-        """Hear what is done between two steps, too."""
-        self._program = Program(self._number() + 1)
-        self._memory.begin(self._program)
-        self._listener.events = self._program.events
 
     def _forget_early(self) -> None:
         """It was another thing than the beginning of a step, such as an evaluation."""
@@ -219,29 +210,34 @@ class Rewinder:
 
     def _leave(self, _args: tuple[Any, ...], output: Any) -> None:
         """It has returned."""
-        brief = self._brief
-        if brief is not None and not self.done:
-            brief.output = output
-            if self._listener.turn_on():
-                self._listener.events = brief.heard
-            return
+        try:
+            brief = self._brief
+            if brief is None:
+                self._end_call(output)
+            elif not self.done:
+                brief.results.append(output)
+                self._listener.turn_on(brief.heard, brief)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
+            self._fail(error)
+
+    def _end_call(self, output: Any) -> None:
+        """The same, written down."""
         call, self._call = self._call, None
         if self.done or self._program is None or call is None or call.context is None:
             return
         call.result = output
         self._memory.end_call(call.context)
-        if self._listener.turn_on():
-            self._listener.events = self._program.events
+        self._listener.turn_on(self._program.events)
 
     def begin_backward(self, roots: tuple[Tensor, ...]) -> None:
         """A backward pass is about to run."""
         self._depth = 0  # of a call that raised nobody hears the end
-        step = self._brief or self._program
-        if self.done or step is None:
+        if self.done or (self._brief is not None and self._brief.is_in_backward):
             return
-        events = step.heard if isinstance(step, Brief) else step.events
-        if not (events and events[-1].is_backward):  # the listener did not hear of it
-            events.append(Event(torch.autograd.backward, (roots,), {}))
+        program = self._unfold()
+        if program is not None and not (program.events and program.events[-1].is_backward):
+            # the listener did not hear of it
+            program.events.append(Event(torch.autograd.backward, (roots,), {}))
 
     def end_backward(self, loss: float | None, *, suspect: bool) -> None:
         """It is over; look where it was born if something is not finite and does harm.
@@ -265,11 +261,12 @@ class Rewinder:
         self._listener.turn_off()
         if self.done:
             return
-        came = trace(sys._getframe(2))
-        settings = tuple([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-        brief = self._brief
-        if brief is not None and brief.updates(optimizer) and self._memory.is_own(optimizer):
-            brief.updated, brief.settings = came, settings
+        brief, caller = self._brief, sys._getframe(2)
+        settings = tuple(map(dict.copy, optimizer.param_groups))
+        for group in settings:
+            del group["params"]
+        if brief is not None and brief.updates(optimizer, caller) and self._memory.is_own(optimizer):
+            brief.settings = settings
             return
         if not any(optimizer is each for each in self._optimizers):
             self._memory.add(optimizer)
@@ -277,7 +274,7 @@ class Rewinder:
         if self._program is None and brief is None and asks_for_closure(optimizer):
             self._begun()
         self._note_update()
-        self._update = Event(None, (), {}, came, optimizer=optimizer, settings=settings)
+        self._update = Event(None, (), {}, trace(caller), optimizer=optimizer, settings=settings)
         if (program := self._unfold()) is not None:
             self._memory.begin_update(program, optimizer)
         if asks_for_closure(optimizer):  # it calls the model itself, and all of that belongs to the update
@@ -286,7 +283,8 @@ class Rewinder:
     def end_update(self, optimizer: Optimizer) -> None:
         """It has stepped."""
         if not self.done:
-            self._note_update()
+            if self._update is not None:
+                self._note_update()
             self._memory.end_update(optimizer)
 
     def _note_update(self) -> None:
@@ -294,20 +292,19 @@ class Rewinder:
         update, self._update = self._update, None
         if update is None:
             return
-        if self._brief is not None:
-            self._brief.updated, self._brief.settings = update.trace, update.settings
-        elif self._program is not None:
+        if self._program is not None:
             self._program.events.append(update)
 
     def end_step(self) -> None:
         """The step is over."""
+        self.number += 1
         self._listener.turn_off()
-        self._note_update()
         brief = self._brief
         if brief is not None and not self.done and brief.ends():
             self._brief = None
             self._memory.end(brief)
             return
+        self._note_update()
         program, self._program = self._unfold(), None
         if program is None or self.done:
             return
@@ -315,8 +312,8 @@ class Rewinder:
         self._keep_step(program)
         if rest:
             self._go_on(rest)
-        elif self._listens_early and self._listener.turn_on():
-            self._listen_early()
+        elif self._listens_early and self._listener.turn_on([]):
+            self._listener.events = self._begun().events
 
     def leave_step(self) -> None:
         """The step under way is the last, and nothing in it will be asked for."""
@@ -340,18 +337,18 @@ class Rewinder:
 
     def _go_on(self, events: list[Event]) -> None:
         """What was called after the last update of a step begins the next one."""
-        self._program = Program(self._number() + 1)
-        self._memory.begin(self._program)
+        program = self._begun()
         for event in events:
-            self._program.events.append(event)
+            program.events.append(event)
             if event.context is not None:
-                self._program.see(event.args, event.kwargs)
-        if self._listener.turn_on():
-            self._listener.events = self._program.events
+                program.see(event.args, event.kwargs)
+        self._listener.turn_on(program.events)
 
     def _learn(self, program: Program) -> None:
         """See whether the next step can be told by what this one was."""
         self._course = None
+        if program.number < TRIED:
+            return  # more is noted of the first ones than of any other
         if self._unlearnt < MOST_UNLEARNT or program.number % MOST_UNLEARNT == 0:
             self._course = Course.of(program)
             if self._course is None:
@@ -373,7 +370,7 @@ class Rewinder:
         """The training is over: nobody will notice later what the last update, or an unfinished step, did."""
         if self.done:
             return
-        program, number = self._unfold(), self._number()
+        program, number = self._unfold(), self.number
         if program is not None and program.is_broken:
             program.is_open = True
             self._investigate(program, None)

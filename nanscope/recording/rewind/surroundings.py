@@ -216,7 +216,7 @@ def _name_of(func: Any) -> str | None:
 
 
 def _is_backward() -> bool:
-    return backward.is_running() or torch._C._current_autograd_node() is not None
+    return backward.depth > 0 or torch._C._current_autograd_node() is not None
 
 
 def _frames(frame: FrameType | None, *, within: bool) -> tuple[tuple[Frame, ...], list[FrameType]]:

@@ -7,8 +7,10 @@ into a `Program` as soon as anything goes otherwise, and when the step is to be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +18,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from nanscope.recording.rewind.frames import Trace
-from nanscope.recording.rewind.tape import Context, Event, Program, Ref
+from nanscope.recording.rewind.frames import Trace, is_at
+from nanscope.recording.rewind.tape import BACKWARDS, Context, Event, Program, Ref
 
+VERSION, NBYTES = attrgetter("_version"), attrgetter("nbytes")  # a comprehension is a call more
 _PLAIN = frozenset(
     (int, float, bool, str, slice, type(None), type(...), torch.dtype, torch.device, torch.memory_format)
 )
@@ -37,6 +40,7 @@ class Call(NamedTuple):
         outside: which are tensors that came from outside, made of none before it with a gradient; the others
             are constants, `nested` in a tuple.
         kinds: types of the arguments.
+        is_backward: whether it is the backward pass.
     """
 
     event: Event
@@ -44,37 +48,34 @@ class Call(NamedTuple):
     outside: tuple[int, ...]
     nested: tuple[int, ...]
     kinds: list[type]
+    is_backward: bool
 
-    def given(self, event: Event, results: Sequence[Any]) -> list[Any] | None:
-        """The arguments of another event, with those that were made in the step as references.
+    def given(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], results: Sequence[Any], entered: list[Tensor]
+    ) -> list[Any] | None:
+        """The arguments of a call of the same function, with those that the step made as references.
 
-        None if it is another call, or called with other kinds of arguments.
+        None if they are of other kinds, or others of them were made. Those from outside join `entered`.
         """
-        if not self._is_of(event):
+        given = list(args)
+        if len(given) != len(self.kinds) or ((kwargs or self.event.kwargs) and not self._is_plain(kwargs)):
             return None
-        known, args = self.event.args, list(event.args)
+        known = self.event.args
         for position, number in self.made:
-            if args[position] is not results[number]:
+            if given[position] is not results[number]:
                 return None
-            args[position] = known[position]
-        fits = (
-            list(map(type, args)) == self.kinds
-            and False not in [_is_outside(args[position], results) for position in self.outside]
-            and False not in [_is_nested(args[position]) for position in self.nested]
-        )
-        return args if fits else None
+            given[position] = known[position]
+        if list(map(type, given)) != self.kinds:
+            return None
+        for position in self.outside:
+            value = given[position]
+            if value.grad_fn is not None or value.is_inference() or id(value) in map(id, results):
+                return None
+            entered.append(value)
+        return given if not self.nested or all(_is_nested(given[i]) for i in self.nested) else None
 
-    def _is_of(self, event: Event) -> bool:
-        known, kwargs = self.event, event.kwargs
-        return (
-            event.call == known.call
-            and event.trace == known.trace
-            and len(event.args) == len(self.kinds)
-            and (
-                not (kwargs or known.kwargs)
-                or (_PLAIN.issuperset(map(type, kwargs.values())) and kwargs == known.kwargs)
-            )
-        )
+    def _is_plain(self, kwargs: Mapping[str, Any]) -> bool:
+        return _PLAIN.issuperset(map(type, kwargs.values())) and kwargs == self.event.kwargs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +112,8 @@ class Course:
         known = tuple([call for call in calls if call is not None])
         if optimizer is None or len(known) < len(calls):
             return None
+        if any(call.is_backward and call.event.call is not BACKWARDS[0] for call in known):
+            return None  # it begins before it is heard
         return cls(
             [Tensor] * len(first.args),
             first.trace,
@@ -122,61 +125,97 @@ class Course:
         )
 
 
-@dataclass(slots=True, eq=False)
 class Brief:
-    """A step that was noted.
+    """A step that is noted, while it goes as the course and when it has.
 
     Attributes:
         entering, versions: what the root was called with, and the counts of writes into each.
         rng: state of torch's CPU generator.
-        came, updated: where the root was called from, and the update made.
-        heard: what followed, until the step is over; from then on `args` what each of it was given, and
-            `entered` the tensors from outside among that, with their `counts` of writes.
+        results: what the root and the calls after it gave, until the step is over.
+        given: the arguments of these calls; `entered` the tensors from outside among them, with their
+            `counts` of writes once the step is over.
+        heard: all calls, written down, as soon as one is another than that of the course.
         settings: of the optimizer before the update; None before it.
         is_over: whether it ended as the course did.
     """
 
-    course: Course
-    number: int
-    entering: tuple[Tensor, ...]
-    versions: list[int]
-    rng: Tensor
-    came: Trace
-    updated: Trace = ()
-    output: Any = None
-    heard: list[Event] = field(default_factory=list)
-    loss: float | None = None
-    settings: Settings | None = None
-    args: list[list[Any]] = field(default_factory=list)
-    entered: list[Tensor] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    bytes: int = 0
-    is_over: bool = False
+    __slots__ = (
+        "bytes",
+        "counts",
+        "course",
+        "entered",
+        "entering",
+        "given",
+        "heard",
+        "is_over",
+        "loss",
+        "number",
+        "results",
+        "rng",
+        "settings",
+        "versions",
+    )
 
-    def updates(self, optimizer: Optimizer) -> bool:
-        """Whether this is the first update of the step, and of the optimizer that is expected."""
-        return self.settings is None and optimizer is self.course.optimizer
+    def __init__(self, course: Course, number: int, entering: tuple[Tensor, ...], rng: Tensor) -> None:
+        self.course, self.number, self.entering, self.rng = course, number, entering, rng
+        self.versions = list(map(VERSION, entering))
+        self.results: list[Any] = []
+        self.given: list[list[Any]] = []
+        self.entered: list[Tensor] = []
+        self.counts: list[int] = []
+        self.heard: list[Event] = []
+        self.settings: Settings | None = None
+        self.loss: float | None = None
+        self.bytes = 0
+        self.is_over = False
+
+    def hears(
+        self, call: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, caller: FrameType
+    ) -> bool:
+        """See `Follower`."""
+        calls, number = self.course.calls, len(self.given)
+        if number == len(calls):
+            return False
+        known = calls[number]
+        if call != known.event.call or not is_at(caller, known.event.trace):
+            return False
+        given = known.given(args, kwargs, self.results, self.entered)
+        if given is None:
+            return False
+        self.given.append(given)
+        self.results.append(result)
+        return True
+
+    @property
+    def is_past_backward(self) -> bool:
+        """See `Follower`."""
+        return any(call.is_backward for call in self.course.calls[: len(self.given)])
+
+    @property
+    def is_in_backward(self) -> bool:
+        """Whether the last call that was heard is a backward pass."""
+        if self.heard:
+            return self.heard[-1].is_backward
+        return bool(self.given) and self.course.calls[len(self.given) - 1].is_backward
+
+    def updates(self, optimizer: Optimizer, caller: FrameType) -> bool:
+        """Whether this is the first update of the step, made by the optimizer and from where it should be."""
+        course = self.course
+        return self.settings is None and optimizer is course.optimizer and is_at(caller, course.updated)
 
     def ends(self) -> bool:
         """Whether it went as the course; then it lets go of all that it made."""
-        course, heard = self.course, self.heard
         if (
             self.settings is None
-            or len(heard) != len(course.calls)
-            or self.came != course.came
-            or self.updated != course.updated
-            or [tensor._version for tensor in self.entering] != self.versions
+            or self.heard
+            or len(self.given) != len(self.course.calls)
+            or list(map(VERSION, self.entering)) != self.versions
         ):
             return False
-        results = [self.output, *[event.result for event in heard]]
-        args = [call.given(event, results) for call, event in zip(course.calls, heard, strict=True)]
-        self.args = [each for each in args if each is not None]
-        if len(self.args) < len(args):
-            return False
-        self.entered = [self.args[i][j] for i, call in enumerate(course.calls) for j in call.outside]
-        self.counts = [tensor._version for tensor in self.entered]
-        self.bytes = sum({id(t): t.nbytes for t in (*self.entering, *self.entered)}.values())
-        self.output, self.heard, self.is_over = None, [], True
+        self.counts = list(map(VERSION, self.entered))
+        held = (*self.entering, *self.entered)
+        self.bytes = sum(dict(zip(map(id, held), map(NBYTES, held), strict=True)).values())
+        self.results, self.is_over = [], True
         return True
 
     def program(self) -> Program:
@@ -185,21 +224,27 @@ class Brief:
         program = Program(self.number, training=course.training, graded=course.graded, loss=self.loss)
         program.see(self.entering, {})
         program.fixed = {id(t): (t, v) for t, v in zip(self.entering, self.versions, strict=True)}
-        first = Event(None, self.entering, {}, self.came, self.output, Context(self.rng, (), {}))
-        program.events = [first, *self.heard]
+        output = self.results[0] if self.results else None
+        first = Event(None, self.entering, {}, course.came, output, Context(self.rng, (), {}))
+        program.events = [first, *(self.heard or self.written())]
         if self.is_over:
-            program.events += [
-                Event(call.event.call, tuple(args), call.event.kwargs, call.event.trace)
-                for call, args in zip(course.calls, self.args, strict=True)
-            ]
             for tensor, version in zip(self.entered, self.counts, strict=True):
                 program.fixed.setdefault(id(tensor), (tensor, version))
             program.bytes, program.sealed = self.bytes, True
         if self.settings is not None:
             optimizer = course.optimizer
-            update = Event(None, (), {}, self.updated, optimizer=optimizer, settings=self.settings)
+            update = Event(None, (), {}, course.updated, optimizer=optimizer, settings=self.settings)
             program.events.append(update)
         return program
+
+    def written(self) -> list[Event]:
+        """See `Follower`."""
+        results = self.results[1:] or [None] * len(self.given)
+        known = [call.event for call in self.course.calls]
+        return [
+            Event(event.call, tuple(given), event.kwargs, event.trace, result)
+            for event, given, result in zip(known, self.given, results, strict=False)
+        ]
 
 
 def _learnt(event: Event) -> Call | None:
@@ -217,13 +262,9 @@ def _learnt(event: Event) -> Call | None:
             nested.append(position)
         elif type(value) not in _CONSTANT:
             return None
-    return Call(event, tuple(made), tuple(outside), tuple(nested), list(map(type, event.args)))
+    kinds = list(map(type, event.args))
+    return Call(event, tuple(made), tuple(outside), tuple(nested), kinds, event.is_backward)
 
 
 def _is_nested(value: Any) -> bool:
     return type(value) in _NESTED and _PLAIN.issuperset(map(type, value))
-
-
-def _is_outside(value: Tensor, results: Sequence[Any]) -> bool:
-    """Whether the step has not made a tensor, and nothing before it with a gradient."""
-    return value.grad_fn is None and not value.is_inference() and True not in [value is r for r in results]

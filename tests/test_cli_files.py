@@ -199,8 +199,44 @@ def test_export_to_standard_output_and_files(folder: Path, command: Command) -> 
     assert into.stdout.splitlines()[-1] == "nanscope diagnose run.h5"
     again = command("export", "run.h5", "-o", "x.csv")
     assert (again.returncode, again.stdout) == (2, "")
-    assert "x.csv exists and was left alone" in again.stderr
+    assert "x.csv exists and was left alone: replace it with --force" in again.stderr
     assert (folder / "x.csv").read_text() == done.stdout
+
+
+def test_an_export_replaces_what_it_is_told_to(folder: Path, command: Command) -> None:
+    """With --force: the file, or what a link points to, in one go; a table that fails leaves the old one."""
+    (folder / "x.csv").write_text("old")
+    (folder / "link.csv").symlink_to("x.csv")
+    words = ("export", "run.h5", "--sites", "loss", "--force", "-o")
+    assert command(*words, "link.csv").returncode == 0
+    assert (folder / "link.csv").is_symlink()
+    table = (folder / "x.csv").read_text()
+    assert table.splitlines()[0] == "step,time,loss"
+    limited = f"ulimit -f 1; exec {sys.executable} -m nanscope export run.h5 -o x.csv --force"
+    done = subprocess.run(["bash", "-c", limited], cwd=folder, capture_output=True, text=True, check=False)
+    assert "cannot write x.csv" in done.stderr
+    assert (folder / "x.csv").read_text() == table
+    assert command(*words, "new.csv").returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["link.csv", "new.csv", "run.h5", "x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("run.h5", "may be a run"),
+        ("/dev/null", "no regular file"),
+        (".", "is a folder"),
+        ("pipe", "no regular"),
+    ],
+)
+def test_what_is_not_replaced(folder: Path, command: Command, name: str, told: str) -> None:
+    """Not even with --force: runs, devices, folders, pipes."""
+    os.mkfifo(folder / "pipe")
+    before = (folder / "run.h5").read_bytes()
+    done = command("export", "run.h5", "-o", name, "--force")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert (folder / "run.h5").read_bytes() == before
 
 
 def test_export_to_parquet(folder: Path, command: Command) -> None:

@@ -88,6 +88,9 @@ def test_the_command(tmp_path: Path) -> None:
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "exists and was left alone" in again.stderr
+    forced = subprocess.run([*words, "--force"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert forced.returncode == 0, forced.stderr
+    assert len(list((tmp_path / "logs" / "run").iterdir())) == 1
 
 
 def test_no_torch_is_loaded(tmp_path: Path) -> None:

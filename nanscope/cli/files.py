@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Literal, NoReturn, TypeVar
 import click
 
 from nanscope.cli.options import complain, format_option, run_argument, runs_argument
-from nanscope.cli.output import new_file
+from nanscope.cli.output import force_option, new_file
 from nanscope.errors import NanscopeError, UsageError
 
 if TYPE_CHECKING:  # importing it for real would load h5py
@@ -139,8 +139,15 @@ def _each(runs: Sequence[Path], look: Callable[[Path], T]) -> tuple[list[T], int
     "--steps", default=":", metavar="A:B", callback=_steps,
     help="Only the steps from A on and before B; either may be left out.",
 )  # fmt: skip
+@force_option
 def export(
-    run: Path, form: str, output: Path | None, patterns: tuple[str, ...], steps: tuple[int | None, int | None]
+    run: Path,
+    *,
+    form: str,
+    output: Path | None,
+    patterns: tuple[str, ...],
+    steps: tuple[int | None, int | None],
+    force: bool,
 ) -> None:
     """Write RUN as a table: a row per step, a column per series; what was not measured is left empty.
 
@@ -160,7 +167,7 @@ def export(
     if form == "tensorboard" and output is not None:
         output = event_file(recorded, output)
     selection = select(recorded, patterns, steps)
-    with _destination(output, form) as out, Bar(recorded.name, sys.stderr) as show:
+    with _destination(output, form, force=force) as out, Bar(recorded.name, sys.stderr) as show:
         WRITERS[form](recorded, selection, out, show)
     if output is not None:
         table = (
@@ -200,9 +207,10 @@ def _next(form: str, run: Path, folder: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _destination(path: Path | None, form: str) -> Iterator[IO[bytes]]:
+def _destination(path: Path | None, form: str, *, force: bool) -> Iterator[IO[bytes]]:
     if path is not None:
-        with _made(path.parent) if form == "tensorboard" else contextlib.nullcontext(), new_file(path) as out:
+        folder = _made(path.parent) if form == "tensorboard" else contextlib.nullcontext()
+        with folder, new_file(path, force=force) as out:
             yield out
         return
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nanscope.cli.options import run_argument
-from nanscope.errors import UsageError
+from nanscope.cli.output import force_option, new_file
 
 
 @click.command()
@@ -18,16 +18,14 @@ from nanscope.errors import UsageError
     type=click.Path(path_type=Path),
     help="A new file; by default RUN with .html at its end.",
 )
-def report(run: Path, output: Path | None) -> None:
+@force_option
+def report(run: Path, output: Path | None, force: bool) -> None:
     """Write what happened in RUN as one web page, with charts, to keep or to send."""
-    from nanscope.cli.output import new_file  # noqa: PLC0415 - with what needs it
     from nanscope.replay.cases import open_case  # noqa: PLC0415 - loads h5py
     from nanscope.reporters.page import page_of  # noqa: PLC0415 - loads numpy
 
     path = output or run.with_suffix(".html")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "name a file with -o")
     case = open_case(run)
-    with new_file(path) as out:
+    with new_file(path, force=force) as out:
         out.write(page_of(case).encode())
     click.echo(f"wrote {path}")

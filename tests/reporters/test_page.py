@@ -131,7 +131,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, f"wrote {tmp_path / 'run.html'}\n")
     assert "DIVERGED" in (tmp_path / "run.html").read_text(encoding="utf-8")
     again = CliRunner().invoke(cli, words)
-    assert "exists and was left alone" in str(again.exception)
+    assert "exists and was left alone: replace it with --force" in str(again.exception)
+    (tmp_path / "run.html").write_text("old")
+    assert CliRunner().invoke(cli, [*words, "--force"]).exit_code == 0
+    assert "DIVERGED" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

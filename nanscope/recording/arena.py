@@ -44,18 +44,19 @@ class Arena:
         """Whether no row is free."""
         return self.used == len(self._flat)
 
-    def put(self, tensors: list[Tensor]) -> Slot:
-        """Copy tensors of the arena's shapes into the next row; under no_grad."""
-        if self.used == len(self._rows):
-            parts = torch.split(self._flat[self.used], self._sizes)
-            self._rows.append([part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
-        torch._foreach_copy_(self._rows[self.used], tensors)
-        self.used += 1
-        return Slot(self, self.used - 1)
+    def put(self, tensors: list[Tensor]) -> tuple[Slot, bool]:
+        """Copy tensors of the arena's shapes into the next row; under no_grad.
 
-    def is_suspect(self, slot: Slot) -> bool:
-        """Whether an element of a row may not be finite: its sum is not, which may also have overflowed."""
-        return not math.isfinite(self._flat[slot.row].sum().item())
+        Returns:
+            The row, and whether an element in it may not be finite: their sum is not, or has overflowed.
+        """
+        row = self.used
+        if row == len(self._rows):
+            parts = torch.split(self._flat[row], self._sizes)
+            self._rows.append([part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
+        torch._foreach_copy_(self._rows[row], tensors)
+        self.used = row + 1
+        return Slot(self, row), not math.isfinite(self._flat[row].sum().item())
 
     def part(self, i: int, first: int, last: int) -> Tensor:
         """Tensor i of the rows first to last, shape (rows, elements)."""

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from nanscope.recording.quiet import quiet, quietly
+from nanscope.recording.quiet import heard_by_modes, quiet, quietly
 
 Enter = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 Leave = Callable[[tuple[Any, ...], Any], None]
@@ -43,6 +43,9 @@ class Watcher:
 
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
+
+# the compiler knows its answer while it traces; that of `is_compiling` costs two calls
+is_compiling = torch.compiler.is_dynamo_compiling
 
 WRAPPER = "OptimizedModule"  # by name: importing it would import the compiler
 
@@ -151,7 +154,7 @@ def _is_reached() -> bool:
 def _install(original: Callable[..., Any]) -> None:
     @functools.wraps(original)
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it takes that one's place
-        if torch.compiler.is_compiling():
+        if is_compiling() or torch.compiler._is_compiling_flag:
             return original(self, *args, **kwargs)
         # torch.compile's wrapper stands for the module in it, whose own call is part of what was compiled
         key = id(self) if self.__class__.__name__ != WRAPPER else _unwrap(self)
@@ -159,11 +162,17 @@ def _install(original: Callable[..., Any]) -> None:
             return _outermost(original, key, self, args, kwargs)
         enter = _entering.get(key)
         if enter is not None:
-            quietly(enter, self, args, kwargs)
+            if heard_by_modes():
+                quietly(enter, self, args, kwargs)
+            else:  # as `quietly` does, without the call
+                enter(self, args, kwargs)
         output = original(self, *args, **kwargs)
         leave = _leaving.get(key)
         if leave is not None:
-            quietly(leave, args, output)
+            if heard_by_modes():
+                quietly(leave, args, output)
+            else:
+                leave(args, output)
         return output
 
     _patches.append(__call__)

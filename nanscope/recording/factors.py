@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeGuard
 
 import torch
@@ -29,6 +30,8 @@ MOST_TIES = 100  # nodes of a loss; a longer one is not looked at in every step
 SMALL_ELEMENTS = 4_096  # the gradient of a smaller parameter is no dearer than its factors
 # not 16 bits: autograd rounds the gradient to them, the product of the norms is not rounded
 EXACT = (torch.float32, torch.float64)
+
+_GRAD_FN = attrgetter("grad_fn")
 
 Ties = tuple[int, ...]
 """What a loss hangs on: numbers of the nodes between it and the modules, ids of the leaves among them."""
@@ -183,13 +186,11 @@ class Factors:
             graded = [output for _, output, *_ in passes[0].calls if output.grad_fn is not None]
             mark = ties(roots, graded[0], graded[-1])
         known = None if mark is None else self._known.get(mark)
-        if known is not None and not self._is_walk_due():
-            return known
+        if known is not None:
+            self._until_walk -= 1
+            if self._until_walk >= 0:
+                return known
         return self._walk(roots, mark)
-
-    def _is_walk_due(self) -> bool:
-        self._until_walk -= 1
-        return self._until_walk < 0
 
     def _walk(self, roots: Sequence[Tensor], mark: Ties | None) -> frozenset[int]:
         self._until_walk = self._chance.randrange(2 * WALK_EVERY)
@@ -203,7 +204,8 @@ class Factors:
         """Whether parameters that were used once, in a graph of the same size, are so still."""
         if not self._trusted:
             return False
-        if not self._is_walk_due():
+        self._until_walk -= 1
+        if self._until_walk >= 0:
             return True
         self._until_walk = self._chance.randrange(2 * WALK_EVERY)
         self._trusted = {id(parameter) for parameter in parameters} <= sole_uses(roots)
@@ -227,10 +229,10 @@ def ties(roots: Sequence[Tensor], first: Tensor, last: Tensor) -> Ties | None:
         between the two outputs: by how much later than the first output they were made, or the ids of leaves.
         None if they cannot be told or are very many.
     """
-    if first.grad_fn is None or last.grad_fn is None or any(root.grad_fn is None for root in roots):
+    queue: list[Any] = list(map(_GRAD_FN, roots))
+    if first.grad_fn is None or last.grad_fn is None or None in queue:
         return None
     begin, end = first.grad_fn._sequence_nr(), last.grad_fn._sequence_nr()
-    queue: list[Any] = [root.grad_fn for root in roots]
     found: list[int] = [len(queue)]
     while queue and len(found) < MOST_TIES:
         node = queue.pop()
@@ -238,9 +240,11 @@ def ties(roots: Sequence[Tensor], first: Tensor, last: Tensor) -> Ties | None:
         if begin <= number <= end:
             found.append(number - begin)
             continue
-        below = [node for node, _ in node.next_functions if node is not None]
-        found.append(number - begin if below else id(getattr(node, "variable", None)))
-        queue += below
+        known = len(queue)
+        for below, _ in node.next_functions:
+            if below is not None:
+                queue.append(below)
+        found.append(number - begin if len(queue) > known else id(getattr(node, "variable", None)))
     return None if queue else tuple(found)
 
 

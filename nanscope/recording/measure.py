@@ -144,13 +144,18 @@ class Gauge:
         direct, waiting = tensors
         reading = Reading(routine.plan, NOTHING, None, [], _losses(roots), [], usual.rows)
         self._units.count(usual.rows)
+        arena = routine.arena
         torch._C._set_grad_enabled(False)  # `torch.no_grad` takes six times as long with cold caches
         try:
-            if direct or routine.arena is None:
+            if direct or arena is None:
                 self._taken(reading, [], direct, waiting)
                 routine.arena = None if reading.slot is None else reading.slot.arena
             else:
-                self._put_aside(reading, routine.arena, waiting)
+                if arena.full:
+                    self.measure()
+                reading.slot, reading.suspect = arena.put(waiting)
+                self._pending.append(reading)
+                _weigh(reading)
             if reading.slot is not None and routine.logits is not None:
                 reading.logits_at = len(usual.entering) + routine.logits
             elif routine.has_logits:
@@ -158,14 +163,6 @@ class Gauge:
         finally:
             torch._C._set_grad_enabled(True)
         return reading
-
-    def _put_aside(self, reading: Reading, arena: Arena, waiting: list[Tensor]) -> None:
-        if arena.full:
-            self.measure()
-        reading.slot = arena.put(waiting)
-        reading.suspect = arena.is_suspect(reading.slot)
-        self._pending.append(reading)
-        _weigh(reading)
 
     @torch.no_grad()
     def collect(self, probes: Probes, roots: Sequence[Tensor], *, count: bool) -> Reading:
@@ -218,7 +215,7 @@ class Gauge:
         return Routine(one, self._places, self._factors, factored, roots)
 
     def _is_complex(self, one: Pass) -> bool:
-        tensors = [*self._places.parameters, *(t for t, _ in one.entering), *(call[1] for call in one.calls)]
+        tensors = [*self._places.parameters, *one.entering, *(call[1] for call in one.calls)]
         return any(tensor.is_complex() for tensor in tensors)
 
     def _taken(
@@ -238,8 +235,8 @@ class Gauge:
         reading.known = _joined(known) if known else NOTHING
         if waiting and small and not on_gpu:
             odd = any(tensor.is_complex() for tensor in waiting)
-            reading.slot = self._put([stats.strided(tensor) for tensor in waiting] if odd else waiting)
-            reading.suspect = reading.slot.arena.is_suspect(reading.slot)
+            strided = [stats.strided(tensor) for tensor in waiting] if odd else waiting
+            reading.slot, reading.suspect = self._put(strided)
         self._pending.append(reading)  # after _put: a full arena measures all that is pending
         if on_gpu:
             return _sent(reading, [stats.strided(tensor) for tensor in waiting])
@@ -313,7 +310,7 @@ class Gauge:
         for reading, row in zip(readings, predicted, strict=True):
             reading.predicted = row
 
-    def _put(self, tensors: list[Tensor]) -> Slot:
+    def _put(self, tensors: list[Tensor]) -> tuple[Slot, bool]:
         shapes = tuple([tensor.shape for tensor in tensors])
         wide = tensors[-1].dtype is torch.float64 or tensors[0].dtype is torch.float64
         arena = self._arenas.get((shapes, wide))
@@ -338,7 +335,10 @@ def _still_there(passes: Sequence[Pass], entry: int) -> tuple[list[int], list[Te
     """Places and tensors that the pass reached and nobody has written into since."""
     fresh = [one for one in passes if not one.spent]
     kept = [
-        (entry, tensor) for one in fresh for tensor, version in one.entering if tensor._version == version
+        (entry, tensor)
+        for one in fresh
+        for tensor, version in zip(one.entering, one.written, strict=True)
+        if tensor._version == version
     ]
     kept += [(out, t) for one in fresh for out, t, version, _, _ in one.calls if t._version == version]
     kept += [(back, gradient) for one in passes for *_, back, arrived in one.calls for gradient in arrived]
@@ -391,7 +391,9 @@ def _logits(found: Iterable[Tensor | None], *, count: bool) -> list[tuple[Tensor
 def _weigh(reading: Reading) -> None:
     """Read the losses, and let go of them: each holds what is left of its graph."""
     if reading.losses:
-        reading.loss = sum([loss.item() for loss in reading.losses])
+        reading.loss = 0.0
+        for loss in reading.losses:
+            reading.loss += loss.item()
         reading.broken = not math.isfinite(reading.loss)
         reading.losses = []
 

@@ -43,7 +43,7 @@ class Pass:
 
     Attributes:
         rows: samples that went in.
-        entering: what went in, each with the count of writes into it.
+        entering: what went in, and `written` the counts of writes into each when it did.
         calls: the outputs of modules that are kept until the backward pass is over.
         linears: calls of Linear layers, whose weight gradient may be had from its factors.
         measured: what was measured at once, outputs and gradients of outputs.
@@ -57,7 +57,8 @@ class Pass:
     """
 
     rows: int = 0
-    entering: list[tuple[Tensor, int]] = field(default_factory=list)
+    entering: list[Tensor] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     linears: list[LinearCall] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Pass:
         """It was looked at."""
         for call in self.calls:
             call[4].clear()
-        self.entering, self.linears, self.measured, self.checked = [], [], [], []
+        self.entering, self.written, self.linears, self.measured, self.checked = [], [], [], [], []
         self.touched, self.spent, self.logits = False, True, None
 
     def restart(self, gradients: frozenset[int]) -> None:
@@ -127,7 +128,7 @@ class UsualPass:
         begun: whether it holds anything.
         expected: whether the forward pass went as it should, so that its backward pass can be followed.
         spent: whether it was looked at.
-        rows, entering: as of a `Pass`.
+        rows, entering, written: as of a `Pass`.
         returned: what the root returned.
         outs: places of the outputs, in the order of the calls, and `kept`, the tensors.
         arrived: where the gradients arrive of those outputs whose gradient is awaited.
@@ -145,13 +146,15 @@ class UsualPass:
         "returned",
         "rows",
         "spent",
+        "written",
     )
 
     def __init__(self) -> None:
         self.begun = self.spent = self.expected = False
         self.rows = 0
         self.returned: Any = None
-        self.entering: list[tuple[Tensor, int]] = []
+        self.entering: list[Tensor] = []
+        self.written: list[int] = []
         self.outs: list[int] = []
         self.kept: list[Tensor] = []
         self.arrived: list[list[Tensor]] = []
@@ -162,6 +165,7 @@ class UsualPass:
         self.begun = self.spent = self.expected = False
         self.returned = None
         self.entering.clear()
+        self.written.clear()
         self.outs.clear()
         self.kept.clear()
         self.arrived.clear()

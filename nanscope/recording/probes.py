@@ -224,7 +224,7 @@ class Probes:
 
     def _seen(self, one: Pass) -> Iterator[tuple[int, Tensor, int]]:
         yield from one.checked
-        for tensor, version in one.entering:
+        for tensor, version in zip(one.entering, one.written, strict=True):
             yield self._places.entry, tensor, version
         if not one.spent:
             for out, tensor, version, _, _ in one.calls:
@@ -264,19 +264,28 @@ class Probes:
         usual, routine = self.usual, self.routine
         if routine is not None and not (self.closely or usual.begun or self.odd):
             self._current, self._waits = usual, routine.waits
-            usual.begun = True
-            self._let_in(usual, entering)
+            usual.begun, rows = True, -1
+            for value in entering:
+                if type(value) is Tensor and value.is_floating_point() and 0 < value.numel() <= KEPT_ELEMENTS:
+                    usual.entering.append(value)
+                    usual.written.append(value._version)
+                else:
+                    self._let_in(value, usual.entering, usual.written)
+                if rows < 0 and isinstance(value, Tensor) and value.dim():
+                    rows = value.shape[0]
+            usual.rows = max(0, rows)
             return
         self.unfold()
-        self._let_in(self._pass if self._pass.untouched else self._next(), entering)
-
-    def _let_in(self, one: Pass | UsualPass, entering: tuple[Any, ...]) -> None:
+        one = self._pass if self._pass.untouched else self._next()
         one.rows = next((t.shape[0] for t in entering if isinstance(t, Tensor) and t.dim()), 0)
         for value in entering:
-            plain = type(value) is Tensor and value.is_floating_point() and value.numel()
-            for tensor in (value,) if plain else tensors_in(value):
-                if self._keeps(self._places.entry, tensor, self._pass):
-                    one.entering.append((tensor, tensor._version))
+            self._let_in(value, one.entering, one.written)
+
+    def _let_in(self, value: Any, entering: list[Tensor], written: list[int]) -> None:
+        for tensor in tensors_in(value):
+            if self._keeps(self._places.entry, tensor, self._pass):
+                entering.append(tensor)
+                written.append(tensor._version)
 
     def _next(self) -> Pass:
         last = self._pass

@@ -14,6 +14,9 @@ from torch._C import DisableTorchFunction, _EnableTorchFunction, _len_torch_func
 
 T = TypeVar("T")
 
+heard_by_modes = _len_torch_function_stack
+"""How many modes would be asked about a function that is called now."""
+
 
 def quietly(call: Callable[..., object], *args: Any) -> None:
     """Call something that no mode is to hear; where there is none it costs nothing."""

@@ -131,7 +131,7 @@ class Recorder:
         self._state_told = False
         self._backwards = 0
         self._samples: dict[int, Doubles] = {}
-        self._looking = False  # whether this update is looked at
+        self._looks: bool | None = None  # whether this update is looked at, once that is known
         self._scale: Number | None = None  # of the backward pass that runs, or ran last
         self._began = time.time()
         self._zero = time.perf_counter()
@@ -426,23 +426,13 @@ class Recorder:
             if reading.broken:
                 self._weigh_samples(reading)
             probes.spend_usual()
-        else:
-            probes.unfold(late=True)
-            if not probes.reached:
-                if not (probes.empty and self._hidden.reaches(roots, transformed=probes.transformed)):
-                    return  # a loss of another model
-                probes.touch()
-            if self._ledger is None or self._grown:
-                self._open_ledger(roots)
-            reading = self._gauge.collect(probes, roots, count=self._classes)
-            if reading.broken or probes.closely:
-                self._weigh_samples(reading)
-            self._hidden.look(probes.passes)
-            probes.spend()
+            if probes.routine is not None:
+                self._witness = probes.routine.witness
+        elif (reading := self._collect(roots)) is None:
+            return  # a loss of another model
         self._step.readings.append(reading)
-        if self._witness is None:
-            self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
-        self._by_hand.remember(self._places.parameters)
+        if self._by_hand.wanted:
+            self._by_hand.remember(self._places.parameters)
         self._backwards += 1
         self._step.scale = self._scale
         if reading.broken:
@@ -451,6 +441,24 @@ class Recorder:
         if self._scale is not None and reading.loss is not None and math.isfinite(reading.loss):
             suspect = False  # a scaler that seeks its level: it skips the update
         self._rewinder.end_backward(reading.loss, suspect=suspect)
+
+    def _collect(self, roots: tuple[Tensor, ...]) -> Reading | None:
+        """What a backward pass reached that went otherwise than the one before; None if nothing."""
+        probes = self._probes
+        probes.unfold(late=True)
+        if not probes.reached:
+            if not (probes.empty and self._hidden.reaches(roots, transformed=probes.transformed)):
+                return None
+            probes.touch()
+        if self._ledger is None or self._grown:
+            self._open_ledger(roots)
+        reading = self._gauge.collect(probes, roots, count=self._classes)
+        if reading.broken or probes.closely:
+            self._weigh_samples(reading)
+        self._hidden.look(probes.passes)
+        probes.spend()
+        self._witness = next((p for p in self._places.parameters if p.grad is not None), None)
+        return reading
 
     def _weigh_samples(self, reading: Reading) -> None:
         """Which samples pull hardest: kept for the last close looks, noted once where something broke."""
@@ -480,9 +488,10 @@ class Recorder:
             self._scale = None
             self._measure(())  # the gradients came by another way than backward()
         self._rewinder.begin_update(optimizer)  # first: it hears what follows no more
-        if not self._looking and self._wants_look():
-            self._looking = True
-            self._gauge.remember()
+        if not self._looks:
+            self._looks = self._wants_look()
+            if self._looks:
+                self._gauge.remember()
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return self._updates.concerns(optimizer)
@@ -503,7 +512,8 @@ class Recorder:
 
     def _count_update(self, optimizer: Optimizer) -> None:
         self._rewinder.end_update(optimizer)
-        self._by_hand.give_up()
+        if self._by_hand.wanted:
+            self._by_hand.give_up()
         self._probes.before = None
         lr = optimizer.param_groups[0].get("lr")
         if lr is not None and not (isinstance(lr, Tensor) and lr.is_cuda):
@@ -533,9 +543,9 @@ class Recorder:
         step.time = time.perf_counter() - self._zero
         if self._scalers.seen:
             step.told = Travelling(self._scalers.take() | ({} if step.scale is None else {SCALE: step.scale}))
-        if self._looking or self._wants_look():
+        if self._wants_look() if self._looks is None else self._looks:
             step.weights = self._gauge.weights()
-            self._looking = False
+        self._looks = None
         self._rewinder.end_step()
         self._ledger.end(step)
         self.steps += 1

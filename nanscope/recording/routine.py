@@ -8,18 +8,23 @@ backward pass runs: then nothing is lost yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
 from nanscope.recording.arena import Arena
-from nanscope.recording.factors import Factored, Factors, Ties, eligible, fits, is_product, ties
+from nanscope.recording.factors import Factored, Factors, Ties, fits, is_product, ties
 from nanscope.recording.passes import Pass, UsualPass, await_gradient
 from nanscope.recording.places import Places
 from nanscope.recording.plan import planned
 
 Tensors = list[Tensor]
+
+# a comprehension is a call more, and this is asked in every step
+_SHAPE, _DTYPE, _VERSION, _REQUIRES_GRAD = map(attrgetter, ("shape", "dtype", "_version", "requires_grad"))
 
 
 class Routine:
@@ -37,7 +42,7 @@ class Routine:
         waits: of each output place whether its gradient is awaited.
         logits: which output is the logits that the root returned, None if they are none of them.
         has_logits: whether there are any.
-        witness: a parameter that had a gradient.
+        witness: a parameter that has a gradient after a pass like this one.
         arena: where all of its tensors can be put aside, None if not, or before it was tried.
     """
 
@@ -62,7 +67,6 @@ class Routine:
         self.arena: Arena | None = None
         self.has_logits = one.logits is not None
         self.logits = next((i for i, call in enumerate(calls) if call[1] is one.logits), None)
-        self.witness = next((p for p in places.parameters if p.grad is not None), None)
         self._factors = factors
         self._backs = {call[0]: (call[2], call[3]) for call in calls}
         self._outs = [call[0] for call in calls]
@@ -70,21 +74,24 @@ class Routine:
         self._shapes = [call[1].shape for call in calls]
         self._dtypes = [call[1].dtype for call in calls]
         self._counts = [len(call[4]) for i, call in enumerate(calls) if i not in known]
-        self._entering = [tensor.shape for tensor, _ in one.entering]
+        self._entering = list(map(_SHAPE, one.entering))
         self._absent = [p for p in places.parameters if p.grad is None]
-        self._frozen = [not p.requires_grad for p in self._absent]
+        self._graded_absent = list(map(_REQUIRES_GRAD, self._absent))
         self._known = {calls[i][0]: bias for i, bias in known.items()}
         direct, small = ([places.parameters[i] for i in part] for part in (self.plan.direct, self.plan.small))
         self._measured = [*direct, *known.values(), *small]
-        self._layouts = [None if p.grad is None else p.grad.layout for p in self._measured]
+        self._layouts = [p.grad.layout for p in self._measured if p.grad is not None]
         self._first = len(direct)
         self._factored = [p for p in places.parameters if id(p) in {call[2] for call in factored}]
+        self.witness = next(iter((*self._measured, *self._factored)), None)
         self._fed = [(one.linears[i][0], where) for i, _, _, where, _ in factored if where not in (None, -1)]
         self._extra = [one.linears[i][0] for i in self.plan.entering]
-        self._products = [linears[one.linears[i][0]] for i, _, _, where, _ in factored if where is not None]
-        modules = [call[1] for call in self._products]
-        self._between = [m._forward_pre_hooks for m in modules] + [every_module._global_forward_pre_hooks]
-        self._owns = [module.__dict__ for module in modules]
+        products = [linears[one.linears[i][0]] for i, _, _, where, _ in factored if where is not None]
+        self._products = [
+            _Product(number, module, calls[number][1], waits=self.waits[calls[number][0]])
+            for number, module, _, _ in products
+        ]
+        self._before_all = every_module._global_forward_pre_hooks
         self._graded = [i for i, call in enumerate(calls) if call[1].grad_fn is not None]
         self._ties = self._tied(roots, [call[1] for call in calls]) if factored else None
 
@@ -93,9 +100,9 @@ class Routine:
         kept = usual.kept
         usual.expected = (
             usual.outs == self._outs
-            and [tensor.shape for tensor in kept] == self._shapes
-            and [tensor.dtype for tensor in kept] == self._dtypes
-            and [tensor.shape for tensor, _ in usual.entering] == self._entering
+            and list(map(_SHAPE, kept)) == self._shapes
+            and list(map(_DTYPE, kept)) == self._dtypes
+            and list(map(_SHAPE, usual.entering)) == self._entering
             and (self.logits is None or usual.returned is kept[self.logits])
             and (not self._factored or self._is_factored(usual, roots))
         )
@@ -106,68 +113,54 @@ class Routine:
 
         None if the pass went otherwise than this one, or somebody wrote into what was kept.
         """
-        kept = usual.kept
-        gradients: list[Any] = [parameter.grad for parameter in self._measured]
+        kept, arrived = usual.kept, usual.arrived
         if (
             not usual.expected
-            or [tensor._version for tensor in kept] != self._versions
-            or [None if gradient is None else gradient.layout for gradient in gradients] != self._layouts
-            or (self._absent and any(parameter.grad is not None for parameter in self._absent))
-            or [len(arrived) for arrived in usual.arrived] != self._counts
-            or any(tensor._version != version for tensor, version in usual.entering)
-            or not self._is_untouched()
+            or list(map(_VERSION, kept)) != self._versions
+            or list(map(_VERSION, usual.entering)) != usual.written
+            or list(map(len, arrived)) != self._counts
         ):
             return None
-        waiting = [tensor for tensor, _ in usual.entering] + kept
-        waiting += [arrived[0] for arrived in usual.arrived if arrived]
-        waiting += gradients[self._first :]
-        waiting += [usual.fed[i][0] for i in self._extra]
-        return gradients[: self._first], waiting
-
-    def _is_untouched(self) -> bool:
-        """Whether nothing was added to the gradients that follow from factors.
-
-        A second use is added in place, or out of place if the backward pass itself is recorded.
-        """
-        for p in self._factored:
-            gradient = p.grad
+        gradients: Tensors = []
+        for parameter, layout in zip(self._measured, self._layouts, strict=True):
+            gradient = parameter.grad
+            if gradient is None or gradient.layout is not layout:
+                return None
+            gradients.append(gradient)
+        for parameter in self._absent:
+            if parameter.grad is not None:
+                return None
+        # a second use is added in place, or out of place if the backward pass itself is recorded
+        for parameter in self._factored:
+            gradient = parameter.grad
             if gradient is None or gradient._version or gradient.requires_grad:
-                return False
-        return True
+                return None
+        extra = map(itemgetter(0), map(usual.fed.__getitem__, self._extra))
+        waiting = chain(usual.entering, kept, chain.from_iterable(arrived), gradients[self._first :], extra)
+        return gradients[: self._first], list(waiting)
 
     def _is_factored(self, usual: UsualPass, roots: Sequence[Tensor]) -> bool:
         """Whether gradients will follow from the factors, as far as can be seen without a walk."""
-        kept, fed = usual.kept, usual.fed
-        for p in self._factored:
-            if not eligible(p):
+        kept, fed, entered = usual.kept, usual.fed, usual.entering
+        for p in self._factored:  # as `eligible`
+            if not p.requires_grad or p.grad is not None:
                 return False
-        for i in self._extra:
-            if not fed[i]:
+            if p._backward_hooks or p._post_accumulate_grad_hooks:
                 return False
-        entering = len(usual.entering)
         for i, where in self._fed:
-            was = usual.entering[where][0] if where < entering else kept[where - entering]
+            was = entered[where] if where < len(entered) else kept[where - len(entered)]
             if not fed[i] or fed[i][0] is not was:
                 return False
+        for product in self._products:
+            if not product.made(kept[product.number], fed[product.number]):
+                return False
         return (
-            self._are_products(usual)
-            and [not p.requires_grad for p in self._absent] == self._frozen
+            not self._before_all  # or what goes in may not be what we have seen; all else the graph shows
+            and list(map(_REQUIRES_GRAD, self._absent)) == self._graded_absent
             and self._ties is not None
             and self._tied(roots, kept) == self._ties
             and self._factors.still_sole(roots, self._factored)
         )
-
-    def _are_products(self, usual: UsualPass) -> bool:
-        kept, fed = usual.kept, usual.fed
-        if any(self._between) or True in ["forward" in own for own in self._owns]:
-            return False  # what goes in may not be what we have seen; all else the graph shows
-        for number, module, _, _ in self._products:
-            output, entering = kept[number], fed[number][0]
-            if output._backward_hooks and not self.waits[self._outs[number]]:
-                return False
-            if not (fits(module, entering, output) and is_product(output, module, entering)):
-                return False
-        return True
 
     def _tied(self, roots: Sequence[Tensor], outputs: Tensors) -> Ties | None:
         return ties(roots, outputs[self._graded[0]], outputs[self._graded[-1]])
@@ -175,7 +168,7 @@ class Routine:
     def unfold(self, usual: UsualPass, *, late: bool) -> Pass:
         """The same as a pass in the long way; `late` if backward() has run already."""
         arrived = iter(usual.arrived)
-        made = Pass(usual.rows, entering=usual.entering.copy(), spent=usual.spent, unfolded=True)
+        made = Pass(usual.rows, usual.entering.copy(), usual.written.copy(), spent=usual.spent, unfolded=True)
         for out, tensor in zip(usual.outs, usual.kept, strict=True):
             version, back = self._backs[out]
             gradients = next(arrived) if self.waits[out] else []
@@ -192,3 +185,42 @@ class Routine:
             self._factors.spotless = False  # its gradient was not awaited, and is lost
         else:
             await_gradient(output, gradients)
+
+
+class _Product:
+    """A call of a Linear layer: whether its output is still made of its input and of its own parameters.
+
+    Attributes:
+        number: of the call.
+    """
+
+    __slots__ = ("_before", "_bias", "_kind", "_module", "_own", "_turned", "_waits", "_weight", "number")
+
+    def __init__(self, number: int, module: nn.Linear, output: Tensor, *, waits: bool) -> None:
+        self.number, self._module, self._waits = number, module, waits
+        self._weight, self._bias = module.weight, module.bias
+        self._own, self._before = module.__dict__, module._forward_pre_hooks
+        node: Any = output.grad_fn
+        known = node is not None and node.name() == "AddmmBackward0" and module.bias is not None
+        self._kind: type | None = type(node) if known else None
+        self._turned: type | None = type(node.next_functions[2][0]) if known else None
+
+    def made(self, output: Tensor, args: tuple[Any, ...]) -> bool:
+        """Whether it is; to be asked before the backward pass."""
+        if not args:
+            return False
+        node: Any = output.grad_fn
+        entering, hooks = args[0], output._backward_hooks
+        if self._before or "forward" in self._own or (hooks and (not self._waits or len(hooks) > 1)):
+            return False
+        if type(node) is self._kind:
+            (added, _), (left, _), (turned, _) = node.next_functions
+            if (
+                left is entering.grad_fn
+                and type(turned) is self._turned
+                and getattr(added, "variable", None) is self._bias
+                and getattr(turned.next_functions[0][0], "variable", None) is self._weight
+            ):
+                return True  # most often; what else it may be takes several times as long to say
+        module = self._module
+        return fits(module, entering, output) and is_product(output, module, entering)

@@ -102,9 +102,8 @@ class ByHand:
 
     def remember(self, parameters: Sequence[Tensor]) -> None:
         """A backward pass is over."""
-        if self.wanted:
-            graded = [p for p in parameters if p.grad is not None and p.layout is torch.strided and p.numel()]
-            self._held = [(p, _some(p).clone()) for p in graded]
+        graded = [p for p in parameters if p.grad is not None and p.layout is torch.strided and p.numel()]
+        self._held = [(p, _some(p).clone()) for p in graded]
 
     def stepped(self) -> bool:
         """Whether somebody has written into the parameters since; bit for bit, for a NaN is equal to none."""

@@ -11,11 +11,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from nanscope.recording import forgetting
+from nanscope.recording.calls import is_compiling
 from nanscope.recording.rewind.listener import hush_backward, hush_forgetting, rest, uncover, wake
 from nanscope.recording.rewind.tape import BACKWARDS
 
@@ -65,7 +65,7 @@ def _put(owner: type, name: str, ours: Callable[..., Any]) -> None:
 def _backward(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not hush_backward(original, (self, *args), kwargs):
+        if is_compiling() or not hush_backward(original, (self, *args), kwargs):
             original(self, *args, **kwargs)
             return
         try:
@@ -79,7 +79,7 @@ def _backward(original: Callable[..., None]) -> Callable[..., None]:
 def _step(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or not _is_owned(self) or not rest():
+        if is_compiling() or not _is_owned(self) or not rest():
             return original(self, *args, **kwargs)
         try:
             return original(self, *args, **kwargs)

@@ -202,8 +202,8 @@ class _Product:
         self._own, self._before = module.__dict__, module._forward_pre_hooks
         node: Any = output.grad_fn
         known = node is not None and node.name() == "AddmmBackward0" and module.bias is not None
-        self._kind: type | None = type(node) if known else None
-        self._turned: type | None = type(node.next_functions[2][0]) if known else None
+        self._kind: Any = type(node) if known else None
+        self._turned: Any = type(node.next_functions[2][0]) if known else None
 
     def made(self, output: Tensor, args: tuple[Any, ...]) -> bool:
         """Whether it is; to be asked before the backward pass."""

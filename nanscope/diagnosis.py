@@ -12,6 +12,7 @@ from nanscope.evidence.origin import as_origin, ended_by, origin_of
 from nanscope.kept import hidden_nonfinite, kept_rows
 from nanscope.reasons import causes, handled
 from nanscope.run import Run
+from nanscope.standing import standing_of
 from nanscope.trail import elements, trail
 from nanscope.unknowns import unknowns
 from nanscope.values import Cause, Diagnosis, Finding, Origin, Phase, Remedy, Severity, Verdict
@@ -110,7 +111,8 @@ def _summary(run: Run, verdict: Verdict, findings: tuple[Finding, ...], found: t
         origin = _origin(run, findings) if handled(run, findings) else None
         worst = [finding for finding in findings if finding.severity >= Severity.WARNING]
         return _suspicious(run, worst, origin)
-    return f"nothing wrong was found in {len(run)} recorded steps"
+    so_far = standing_of(verdict, run.state).so_far
+    return f"nothing wrong was found in {len(run)} recorded steps{f', {so_far}' if so_far else ''}"
 
 
 def _suspicious(run: Run, worst: list[Finding], handled_origin: Origin | None) -> str:

@@ -17,6 +17,7 @@ from nanscope.facts import batch_of, facts_of, job_of, notices_of, replay_comman
 from nanscope.growth import Growth, growth_before
 from nanscope.numbers import count, listed
 from nanscope.run import Floats, Run, is_missing, is_nonfinite
+from nanscope.standing import Standing, standing_of
 from nanscope.values import Cause, Diagnosis, Epoch, Finding, Severity, Verdict
 
 LOSS_ROWS = 100
@@ -77,6 +78,11 @@ class View:
     command: str = ""
     overview: Overview | None = None
 
+    @property
+    def standing(self) -> Standing:
+        """The word that is told first."""
+        return standing_of(self.diagnosis.verdict, str(self.facts["state"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -103,6 +109,11 @@ class Compared:
     reading: str
     notices: tuple[str, ...]
     loss: tuple[float, float] | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """The word that is told first."""
+        return standing_of(self.diagnosis.verdict, str(self.facts["state"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,9 @@ def _headline(run: Run, diagnosis: Diagnosis) -> str:
 def _calm(run: Run, diagnosis: Diagnosis) -> str:
     if diagnosis.findings or diagnosis.verdict is not Verdict.HEALTHY:
         return diagnosis.summary
-    return f"no non-finite value in {count(len(run))} steps, no rule fired"
+    so_far = standing_of(diagnosis.verdict, run.state).so_far
+    calm = f"no non-finite value in {count(len(run))} steps, no rule fired"
+    return f"healthy {so_far}: {calm}" if so_far else calm
 
 
 def _epoch(run: Run, step: int) -> str:
@@ -307,14 +320,17 @@ def _setting(config: Mapping[str, Any], key: str) -> str:
 
 def _endings(cases: Sequence[Compared]) -> str:
     bad = [case for case in cases if case.diagnosis.verdict is not Verdict.HEALTHY]
-    if not bad:
+    cut = [case for case in cases if case.standing.so_far]
+    if not bad and not cut:
         return "All of them are healthy."
-    ends = [f"{case.label} {_ending(case)}" for case in bad]
-    rest = "; the rest is healthy" if len(bad) < len(cases) else ""
+    ends = [f"{case.label} {_ending(case)}" for case in (*bad, *cut)]
+    rest = "; the rest is healthy" if len(ends) < len(cases) else ""
     return f"{'; '.join(ends)}{rest}."
 
 
 def _ending(case: Compared) -> str:
-    verdict = case.diagnosis.verdict
+    verdict, standing = case.diagnosis.verdict, case.standing
+    if standing.so_far:
+        return f"{'is' if case.facts['state'] == 'live' else 'was'} healthy {standing.so_far}"
     word = "is suspicious" if verdict is Verdict.SUSPICIOUS else str(verdict)
     return word if case.first_nonfinite is None else f"{word} at step {case.first_nonfinite}"

@@ -148,6 +148,9 @@ def test_ctrl_c_leaves_a_readable_file(tmp_path: Path) -> None:
     assert b"nanscope diagnose runs/digits-bs1.h5" in told
     recorded = nanscope.open_run(file)
     assert (recorded.state, len(recorded) > 100) == ("interrupted", True)
+    assert "healthy" in nanscope.diagnose(recorded).verdict
+    for words in (["diagnose", str(file)], ["replay", "--once", str(file)]):
+        assert run(tmp_path, *words).stdout.startswith("▲ INTERRUPTED  healthy until it was interrupted")
 
 
 def test_without_a_command_it_helps(tmp_path: Path) -> None:

@@ -254,6 +254,15 @@ def test_endings_name_every_case_that_is_not_healthy() -> None:
     assert told.endswith("bs=1 is suspicious; the rest is healthy.")
 
 
+def test_endings_claim_no_health_that_was_not_seen() -> None:
+    """A run that is still written or was ended is healthy only so far."""
+    cut = [healthy_pair(batch, state=state) for batch, state in ((1, "live"), (32, "killed"))]
+    told = build_comparison([*cut, healthy_pair(64)]).difference
+    end = "bs=1 is healthy so far; bs=32 was healthy until it was killed; the rest is healthy."
+    assert told.endswith(end)
+    assert not build_comparison(cut).difference.endswith("healthy.")
+
+
 def test_comparison_of_nothing() -> None:
     """No run, no case."""
     assert build_comparison([]).cases == ()

@@ -165,7 +165,7 @@ def _causes(case: Case) -> list[Paragraph]:
 def no_cause(case: Case) -> str:
     """What is to be said of a run without a cause."""
     if not case.diagnosis.findings:
-        return f"no non-finite value in {count(case.rows)} steps, no rule fired"
+        return case.view.headline
     return "nothing that was recorded fits a known cause"
 
 

@@ -15,7 +15,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from nanscope.values import Severity, Verdict
+from nanscope.standing import Standing
+from nanscope.values import Severity
 
 WIDTH = 80
 LONGEST_WORD = 44
@@ -48,12 +49,6 @@ SEVERITY_WORDS: Mapping[Severity, str] = {
     Severity.ERROR: "ERR",
     Severity.WARNING: "WARN",
     Severity.NOTE: "NOTE",
-}
-SEVERITY_OF: Mapping[Verdict, Severity] = {
-    Verdict.DIVERGED: Severity.ERROR,
-    Verdict.COLLAPSED: Severity.ERROR,
-    Verdict.SUSPICIOUS: Severity.WARNING,
-    Verdict.HEALTHY: Severity.NOTE,
 }
 STYLE_OF: Mapping[Severity, str] = {Severity.ERROR: BAD, Severity.WARNING: WARN, Severity.NOTE: CALM}
 
@@ -111,10 +106,9 @@ class Page:
         """The severity as a shape."""
         return str(getattr(self.glyphs, severity.name.lower()))
 
-    def verdict(self, verdict: Verdict) -> Text:
+    def standing(self, standing: Standing) -> Text:
         """Shape and word and colour."""
-        severity = SEVERITY_OF[verdict]
-        return Text(f"{self.glyph(severity)} {verdict}", STYLE_OF[severity])
+        return Text(f"{self.glyph(standing.severity)} {standing.word}", STYLE_OF[standing.severity])
 
 
 def clip(text: str, cells: int) -> str:

@@ -57,8 +57,8 @@ def _table(page: Page, comparison: Comparison) -> None:
 
 def _row(page: Page, case: Compared, numbers: str) -> Text:
     at = "" if case.first_nonfinite is None else f" {case.first_nonfinite}"
-    verdict = page.verdict(case.diagnosis.verdict)
-    return Text.assemble(fit(page.words(case.label), LABEL_CELLS), numbers, "  ", verdict, at)
+    standing = page.standing(case.standing)
+    return Text.assemble(fit(page.words(case.label), LABEL_CELLS), numbers, "  ", standing, at)
 
 
 def _scores(case: Compared) -> tuple[str, ...]:

@@ -14,18 +14,13 @@ from nanscope.replay.heat import heat_of, usual_of
 from nanscope.replay.place import Place
 from nanscope.replay.stats import STATS, recorded, sites_of
 from nanscope.reporters import svg
-from nanscope.values import Link, Origin, Severity, Verdict
+from nanscope.values import Link, Origin, Severity
 
 COLUMNS = 240
 MOST_SITES = 60
 STATS_SHOWN = ("output norm", "grad norm")
 CSS = (files("nanscope.reporters") / "page.css").read_text(encoding="utf-8")
-LEVELS = {
-    Verdict.DIVERGED: "error",
-    Verdict.COLLAPSED: "error",
-    Verdict.SUSPICIOUS: "warning",
-    Verdict.HEALTHY: "calm",
-}
+LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "calm"}
 
 
 def write_page(case: Case, place: Place | None, path: Path) -> None:
@@ -43,7 +38,7 @@ def page_of(case: Case, place: Place | None = None) -> str:
 
 
 def _page(case: Case, place: Place | None) -> Iterator[str]:
-    title = escape(f"{case.run.name}: {case.diagnosis.verdict}")
+    title = escape(f"{case.run.name}: {case.view.standing.word}")
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f'<meta name="viewport" content="width=device-width"><style>{CSS}</style></head><body>'
     yield from _verdict(case)
@@ -58,8 +53,8 @@ def _page(case: Case, place: Place | None) -> Iterator[str]:
 
 
 def _verdict(case: Case) -> Iterator[str]:
-    level = LEVELS[case.diagnosis.verdict]
-    word = f'<span class="badge {level}">{escape(str(case.diagnosis.verdict).upper())}</span>'
+    standing = case.view.standing
+    word = f'<span class="badge {LEVELS[standing.severity]}">{escape(standing.word.upper())}</span>'
     yield f"<h1>{word} {escape(case.view.headline)}</h1><p>{escape(case.diagnosis.summary)}</p>"
 
 

@@ -35,8 +35,8 @@ def render_text(view: View, out: TextIO) -> None:
 
 
 def _verdict(page: Page, view: View) -> None:
-    verdict = page.verdict(view.diagnosis.verdict)
-    label = Text(verdict.plain.upper(), verdict.style)
+    standing = page.standing(view.standing)
+    label = Text(standing.plain.upper(), standing.style)
     page.block(Text.assemble(label, "  "), view.headline, STRONG)
     if view.diagnosis.verdict is not Verdict.HEALTHY and view.headline != view.diagnosis.summary:
         page.line()

@@ -254,7 +254,7 @@ def tiny(scene: Scene, width: int) -> list[str]:
     born = case.diagnosis.origin
     facts = [
         f"step {case.step(place.row)}/{case.step(case.rows - 1)}",
-        f"first NaN @{born.step} {born.module}" if born else str(case.diagnosis.verdict),
+        f"first NaN @{born.step} {born.module}" if born else case.view.standing.word,
     ]
     whole = "  ".join(facts)
     return [whole] if len(whole) <= width else facts

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
+from nanscope.facts import STATES
 from nanscope.reporters import REPORTERS
 from nanscope.run import Run
+from nanscope.standing import SO_FAR
 from nanscope.values import Diagnosis, Element, Link, Location, Operand, Phase, Result, Site
 from nanscope.view import build_view
 from tests.reporters.stories import (
@@ -86,6 +88,21 @@ def shown(pair: tuple[Run, Diagnosis], out: io.StringIO | None = None) -> str:
 def test_healthy_run_is_a_few_calm_lines() -> None:
     """Nothing but the facts and the next command."""
     assert shown(healthy_pair()) == HEALTHY
+
+
+@pytest.mark.parametrize("state", list(STATES))
+def test_a_run_that_was_not_seen_to_its_end_says_that_first(state: str) -> None:
+    """Its state stands where the verdict would; that it is healthy is told only so far."""
+    first, second = shown(healthy_pair(state=state)).splitlines()[:2]
+    assert first.split()[:3] == ["●" if state == "live" else "▲", state.upper(), "healthy"]
+    assert f"{SO_FAR[state]}: no non-finite value in 1,350 steps" in " ".join(f"{first} {second}".split())
+
+
+@pytest.mark.parametrize("state", list(STATES))
+def test_trouble_is_told_before_how_it_ended(state: str) -> None:
+    """A run that diverged did so, whatever ended it."""
+    run, diagnosis = diverged_pair()
+    assert shown((replace(run, state=state), diagnosis)).startswith("✖ DIVERGED  at step")
 
 
 def test_diverged_run_tells_the_story_in_order() -> None:

@@ -68,7 +68,10 @@ def test_no_finding() -> None:
 def test_how_it_ended_is_in_the_header(state: str) -> None:
     """A run that did not simply finish says so on every screen, and why on the screen Why."""
     session = Session([case_of(make_run(loss=[1.0, 2.0], state=state))], Options())
-    assert f"ENDED {state}" in session.frame(36, 120).cells.lines()[0]
+    lines = session.frame(36, 120).cells.lines()
+    assert f"ENDED {state}" in lines[0]
+    assert lines[-2].lstrip(" ^▲").startswith(f"{state.upper()}  healthy until it")
+    assert "HEALTHY" not in "".join(lines)
 
 
 def test_what_was_lost_is_told() -> None:

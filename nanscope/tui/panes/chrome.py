@@ -15,13 +15,12 @@ from nanscope.replay.columns import edges_of
 from nanscope.replay.link import SCREENS
 from nanscope.replay.stops import first_bad
 from nanscope.tui.scene import Scene, colour_of
-from nanscope.values import Kind, Severity, Verdict
+from nanscope.values import Kind, Severity
 
 LABEL = 9
 SHORT = {"Next event": "Event", "First NaN": "NaN", "Run to break": "Run", "Go to": "Goto"}
 """Words of the footer where there is little room."""
 TABS = ("1Over", "2Cmp", "3Lay", "4Pred", "5Why", "6Raw")
-LEVELS = {Verdict.DIVERGED: 2, Verdict.COLLAPSED: 2, Verdict.SUSPICIOUS: 1, Verdict.HEALTHY: 0}
 
 
 def header(scene: Scene, height: int, width: int) -> Cells:
@@ -142,10 +141,9 @@ def short(value: float) -> str:
 def verdict(scene: Scene, height: int, width: int) -> Cells:
     """What happened, where, and what to try: before any key is pressed."""
     cells = Cells.blank(height, width)
-    diagnosis = scene.case.diagnosis
-    level = LEVELS[diagnosis.verdict]
-    fore, back = ((STRONG, HEAD_BACK), (0x14171C, WARN), (BAD_FORE, BAD_BACK))[level]
-    word = f" {scene.glyphs.severity(level)} {diagnosis.verdict.value.upper()} "
+    standing = scene.case.view.standing
+    fore, back = ((STRONG, HEAD_BACK), (0x14171C, WARN), (BAD_FORE, BAD_BACK))[standing.severity]
+    word = f" {scene.glyphs.severity(standing.severity)} {standing.word.upper()} "
     column = cells.write(0, 0, word, fore, back, bold=True) + 1
     text = scene.message or verdict_words(scene)
     if not scene.message and len(text) > width - column:

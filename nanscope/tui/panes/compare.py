@@ -115,9 +115,9 @@ def _title(scene: Scene, number: int, cells: Cells, row: int) -> None:
 
 
 def _verdict(scene: Scene, number: int, cells: Cells, row: int, column: int) -> int:
-    diagnosis = scene.desk.cases[number].diagnosis
-    worst = max((finding.severity for finding in diagnosis.findings), default=Severity.NOTE)
-    word = f"{scene.glyphs.severity(worst)} {diagnosis.verdict.value.upper()}"
+    view, diagnosis = scene.desk.cases[number].view, scene.desk.cases[number].diagnosis
+    worst = max([view.standing.severity, *(finding.severity for finding in diagnosis.findings)])
+    word = f"{scene.glyphs.severity(worst)} {view.standing.word.upper()}"
     if diagnosis.origin is not None:
         word += f" at step {diagnosis.origin.step}"
     bad = worst is Severity.ERROR

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanscope.recording import gram, stats
-from nanscope.recording.arena import Arena, Shapes, Slot
+from nanscope.recording.arena import TINY, Arena, Shapes, Slot
 from nanscope.recording.factors import Factored, Factors
 from nanscope.recording.passes import NOTHING, Measured, Pass
 from nanscope.recording.places import Places
@@ -31,7 +31,6 @@ from nanscope.recording.units import Units
 
 WAITING_ELEMENTS = 16_384  # of a pass; with more of them a copy costs as much as a look
 COPIED_BYTES = 1 << 24  # of parameters in an update
-TINY = 1e-17  # a norm below it is taken again in float64: squares of float32 vanish
 SMALL_LOGITS = 4_096  # elements; so many are looked at later, many steps at once
 Doubles = NDArray[np.float64]
 
@@ -288,22 +287,18 @@ class Gauge:
         slot = readings[0].slot
         if slot is None:
             return np.empty((len(readings), 0))
-        arena, plan = slot.arena, readings[0].plan
-        norms = np.empty((len(readings), len(arena.shapes)))
+        arena, plan, last = slot.arena, readings[0].plan, slot.row + len(readings)
         places = plan.places[plan.taken - len(arena.shapes) :]
-        for i, shape in enumerate(arena.shapes):
-            part = arena.part(i, slot.row, slot.row + len(readings))
-            norms[:, i] = torch.linalg.vector_norm(part, dim=1).numpy()
-            if not shape.numel():
-                continue  # of a batch without rows
-            tiny = norms[:, i] < TINY
-            if tiny.any():
-                norms[tiny, i] = torch.linalg.vector_norm(part[tiny], dim=1, dtype=torch.float64).numpy()
-            if i < len(places) and places[i] in self._places.rectified and self._units.awake:
-                self._units.see(places[i], stats.unit_maxima(part.amax(0).view(shape)))
-            if i == readings[0].logits_at:
-                self._predict(readings, part.view(len(readings), -1, shape[-1]))
-        return norms
+        if self._units.awake:
+            for i, place in enumerate(places):
+                if place in self._places.rectified:
+                    largest = arena.part(i, slot.row, last).amax(0).view(arena.shapes[i])
+                    self._units.see(place, stats.unit_maxima(largest))
+        at = readings[0].logits_at
+        if at is not None:
+            logits = arena.part(at, slot.row, last)
+            self._predict(readings, logits.view(len(readings), -1, arena.shapes[at][-1]))
+        return arena.norms(slot.row, last)
 
     def _predict(self, readings: Sequence[Reading], logits: Tensor) -> None:
         predicted = stats.logit_stats(logits, count=self._count).double().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,9 +173,10 @@ class Rows:
 
     def _put_peaks(self, rows: Floats, plan: Plan, numbers: Doubles) -> None:
         """The largest absolute values, which follow the norms."""
-        for column, values in zip(self._at("abs_max", plan.peaked), numbers[:, plan.taken :].T, strict=True):
+        if plan.peaked:
             # a module called twice has two: the larger holds; MISSING is a NaN that fmax passes over
-            rows[:, column] = np.fmax(rows[:, column], saturated(values))
+            at: Any = slice(None), self._at("abs_max", plan.peaked)
+            np.fmax.at(rows, at, saturated(numbers[:, plan.taken :]))
 
     def _put_logits(self, rows: Floats, logits: Sequence[Sequence[Tensor]]) -> None:
         """Steps of any number of passes; one tensor per pass: logits, or what was found in them."""

@@ -2,7 +2,8 @@
 
 One process, one thread. On the same model blocks of steps take turns, bare and watched in every way that is
 installed here, in random order; each round gives a ratio to its bare block, and their median is printed with
-the quartiles. The run file is written as in real use. Two columns need `transformers` and `trainscope` where
+the quartiles. The run file is written as in real use. `floor` is what could not be left out, see
+`overhead_floor`. Two columns need `transformers` and `trainscope` where
 Python finds them. All of it takes about half an hour; `--rounds 0.25 --models 2` gives a first impression.
 """
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import found, overhead_gpu
+from tests.benchmarks.overhead_floor import FLOOR
 from tests.benchmarks.overhead_memory import BARE, peak
 from tests.benchmarks.overhead_models import SUBJECTS, Subject
 from tests.benchmarks.overhead_profile import profile
@@ -41,6 +43,7 @@ def cost_row(subject: Subject, times: Times, *, small: bool) -> list[str]:
         str(times.sites),
         f"{1e6 * seconds['bare']:,.0f}",
         cell(RECORDED, times),
+        cell(FLOOR, times),
         verdict(subject, times, small=small),
         f"{times.look():.2f}",
         *others,
@@ -55,7 +58,7 @@ def cell(name: str, times: Times) -> str:
     if name not in times.seconds:
         return "not installed"
     low, middle, high = np.quantile(times.ratios(name), (0.25, 0.5, 0.75))
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]" if name == RECORDED else f"{middle:.2f}"
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]" if name in (RECORDED, FLOOR) else f"{middle:.2f}"
 
 
 def verdict(subject: Subject, times: Times, *, small: bool) -> str:
@@ -73,7 +76,7 @@ def verdict(subject: Subject, times: Times, *, small: bool) -> str:
 
 def cost_table(subjects: Sequence[Subject], plan: Plan) -> Iterator[Table | str]:
     """The bars; then, why a rival cannot watch a model."""
-    names = ["model", "sites", "bare us", RECORDED, "with close looks", "a look", *RIVALS, "faults"]
+    names = ["model", "sites", "bare us", RECORDED, FLOOR, "with close looks", "a look", *RIVALS, "faults"]
     table = Table(*names, title="multiples of the bare step; one step in 100 gets a close look")
     failed = []
     for subject in subjects:

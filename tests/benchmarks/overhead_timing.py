@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 import nanscope
 from nanscope.recording.alert import WINDOW
+from tests.benchmarks.overhead_floor import FLOOR, Floor
 from tests.benchmarks.overhead_models import Subject
 from tests.benchmarks.overhead_rivals import (
     OFTEN,
@@ -144,6 +145,7 @@ def _one_model(subject: Subject, plan: Plan, times: Times, chance: random.Random
         BARE: Bare(training, folder),
         RECORDED: Paced(recorded, never),
         LOOKED: Paced(recorded, often),
+        FLOOR: Floor(training, folder),
     }
     columns |= others
     block(recorded, min(subject.warm, plan.warm))

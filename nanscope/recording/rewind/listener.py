@@ -95,15 +95,26 @@ class Listener:
 
     def turn_on(self, events: list[Event], follower: Follower | None = None) -> bool:
         """Listen, unless a mode of somebody else is on; whether it does now."""
-        if _EARS.turn_on(self):
+        ears = _EARS
+        if not self.is_on:
+            ears.listeners.append(self)
+        if not (ears.is_on or ears.covered):
+            ears.wake()
+        self.is_on = ears.is_on or ears.covered
+        if self.is_on:
             self.events, self.follower = events, follower
+        else:
+            ears.listeners.remove(self)
         return self.is_on
 
     def turn_off(self) -> None:
-        """Listen no more."""
+        """Listen no more; where another mode lies on top, ours stays and writes nothing."""
         self.events = self.follower = None
         if self.is_on:
-            _EARS.turn_off(self)
+            self.is_on = False
+            _EARS.listeners.remove(self)
+            if _EARS.is_on and not _EARS.listeners:
+                _EARS.rest()
 
     def write(self, event: Event) -> None:
         """Add what is another event than should come next, or if none is known."""
@@ -144,7 +155,7 @@ def hush_forgetting(
 
     Before it, it is the gradients of the last step that are forgotten.
     """
-    if not _EARS.rest():
+    if not (_EARS.is_on and _EARS.rest()):
         return _nothing
     past = [each for each in _EARS.listeners if each.is_past_backward]
     if past:
@@ -178,7 +189,8 @@ def hush_backward(backward: Callable[..., None], args: tuple[Any, ...], kwargs: 
 def uncover() -> None:
     """It is over."""
     _EARS.covered = False
-    _EARS.wake()
+    if _EARS.listeners:
+        _EARS.wake()
 
 
 def _nothing() -> None:
@@ -190,13 +202,14 @@ class _Ears(TorchFunctionMode):
 
     Attributes:
         covered: whether a call runs that is already written down, so that nothing in it is to be heard.
+        is_on: whether it is on the stack of modes.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.listeners: list[Listener] = []
         self.covered = False
-        self._on = False
+        self.is_on = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -239,39 +252,21 @@ class _Ears(TorchFunctionMode):
         # before the first backward pass it is the gradients of the last step that are forgotten
         return not is_optimizers(code) or listener.is_past_backward
 
-    def turn_on(self, listener: Listener) -> bool:
-        """One more listens."""
-        if not listener.is_on:
-            self.listeners.append(listener)
-            listener.is_on = True
-        self.wake()
-        if not (self._on or self.covered):
-            self.listeners.remove(listener)
-            listener.is_on = False
-        return listener.is_on
-
-    def turn_off(self, listener: Listener) -> None:
-        """One less; where another mode lies on top it stays and writes nothing."""
-        self.listeners.remove(listener)
-        listener.is_on = False
-        if not self.listeners:
-            self.rest()
-
     def wake(self) -> None:
         """Hear again if there is a listener."""
-        if self.listeners and not (self._on or self.covered) and _len_torch_function_stack() == 0:
+        if self.listeners and not (self.is_on or self.covered) and _len_torch_function_stack() == 0:
             _push_on_torch_function_stack(self)  # as `__enter__` does after some more calls
-            self._on = True
+            self.is_on = True
 
     def rest(self) -> bool:
         """Hear nothing until the next listener comes, or it is waked; whether it has heard until now."""
-        if not self._on:
+        if not self.is_on:
             return False
         depth = _len_torch_function_stack()
         if depth and _get_function_stack_at(depth - 1) is self:
             _pop_torch_function_stack()
-            self._on = False
-        return not self._on
+            self.is_on = False
+        return not self.is_on
 
 
 _EARS = _Ears()

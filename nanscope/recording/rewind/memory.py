@@ -245,8 +245,12 @@ def _states(optimizer: Optimizer) -> list[tuple[StatePlace, Tensor]]:
 
 def _versions(optimizer: Optimizer) -> list[int]:
     """Of the tensors of its state, in the same order."""
-    states = optimizer.state.values()
-    return [value._version for state in states for value in state.values() if isinstance(value, Tensor)]
+    versions = []
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                versions.append(value._version)  # noqa: PERF401 - a comprehension is a call more
+    return versions
 
 
 def _copies(tensors: Sequence[Tensor], versions: Sequence[int]) -> list[tuple[Tensor | StatePlace, Tensor]]:

@@ -140,11 +140,11 @@ class Rewinder:
         if self.done or backward.depth:
             return
         try:
-            course = self._course
-            if course is None or kwargs or not self._is_usual(course, module, args):
+            if kwargs or not self._is_usual(module, args):
                 self._begin_call(module, args, kwargs)
-                return
-            self._brief = Brief(course, self.number, args, torch.default_generator.get_state())
+            elif self._course is not None:
+                rng = torch.default_generator.get_state()
+                self._brief = Brief(self._course, self.number, args, rng)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the training
             self._fail(error)
 
@@ -171,10 +171,12 @@ class Rewinder:
         program.events.append(self._call)
         program.see(args, kwargs)
 
-    def _is_usual(self, course: Course, module: nn.Module, args: tuple[Any, ...]) -> bool:
+    def _is_usual(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
         """Whether the step that begins with this call may go as the one before."""
+        course = self._course
         return (
-            self._brief is None
+            course is not None
+            and self._brief is None
             and self._program is None
             and self._listener.events is None
             and module is self._model

@@ -58,7 +58,10 @@ class Call(NamedTuple):
         None if they are of other kinds, or others of them were made. Those from outside join `entered`.
         """
         given = list(args)
-        if len(given) != len(self.kinds) or ((kwargs or self.event.kwargs) and not self._is_plain(kwargs)):
+        if len(given) != len(self.kinds):
+            return None
+        named = kwargs or self.event.kwargs
+        if named and not (_PLAIN.issuperset(map(type, kwargs.values())) and kwargs == self.event.kwargs):
             return None
         known = self.event.args
         for position, number in self.made:
@@ -73,9 +76,6 @@ class Call(NamedTuple):
                 return None
             entered.append(value)
         return given if not self.nested or all(_is_nested(given[i]) for i in self.nested) else None
-
-    def _is_plain(self, kwargs: Mapping[str, Any]) -> bool:
-        return _PLAIN.issuperset(map(type, kwargs.values())) and kwargs == self.event.kwargs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -167,6 +167,8 @@ class Origin:
 
     `step`, `phase`, `module` and `site` come from the recorded rows. `op`, `location`, `operands`, `result`,
     `samples` and `element` need the step to be executed again under watch; until then they are empty.
+    `samples` are rows of the batch; `dataset_rows` says of each row of the batch which sample of `dataset` it
+    is, where that is certain: the indices that a loader's sampler drew.
     """
 
     step: int
@@ -179,6 +181,8 @@ class Origin:
     result: Result | None = None
     samples: tuple[int, ...] = ()
     element: Element | None = None
+    dataset: str = ""
+    dataset_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from nanscope.evidence.facts import Facts, Made, as_list, as_number, of_many
 from nanscope.evidence.forward import by_operands
 from nanscope.numbers import number
 from nanscope.run import Run
+from nanscope.samples import in_dataset
 from nanscope.values import Element, Location, Operand, Origin, Phase, Result, Site
 
 ABSURD_LR = 1e3
@@ -36,6 +37,7 @@ def as_origin(facts: Facts, site: Site | None) -> Origin | None:
     step, phase = facts.data.get("step"), facts.phase
     if not isinstance(step, int) or phase not in set(Phase):
         return None
+    dataset, dataset_rows = _drawn(facts)
     return Origin(
         step,
         Phase(phase),
@@ -45,8 +47,10 @@ def as_origin(facts: Facts, site: Site | None) -> Origin | None:
         location=_location(facts.data.get("location")),
         operands=tuple(map(_operand, facts.operands)),
         result=_result(facts.result) if facts.result.data else None,
-        samples=tuple(row for row in as_list(facts.data.get("samples")) if isinstance(row, int)),
+        samples=_rows(facts),
         element=_element(facts),
+        dataset=dataset,
+        dataset_rows=dataset_rows,
     )
 
 
@@ -164,15 +168,31 @@ def _broken_target(facts: Facts) -> Made | None:
 
 
 def _sample(facts: Facts) -> tuple[str, ...]:
-    samples = [row for row in as_list(facts.data.get("samples")) if isinstance(row, int)]
+    samples = _rows(facts)
     if not samples or len(samples) > FEW:
         return ()
     rows = f"row{'s' if len(samples) > 1 else ''} {', '.join(map(str, samples))} of the batch"
+    dataset, drawn = _drawn(facts)
+    if drawn:
+        rows += f" ({in_dataset(dataset, [drawn[row] for row in samples])})"
     if facts.data.get("samples_checked") is not True:
         return (f"broken in {rows}",)
     if len(samples) > 1:
         return (f"{rows} are to blame: with others in their place the step is finite",)
     return (f"{rows} is to blame: with another in its place the step is finite",)
+
+
+def _rows(facts: Facts) -> tuple[int, ...]:
+    """Rows of the batch that broke."""
+    return tuple(row for row in as_list(facts.data.get("samples")) if isinstance(row, int))
+
+
+def _drawn(facts: Facts) -> tuple[str, tuple[int, ...]]:
+    """The data set, and which sample of it each row of the batch is; nothing where the rows do not fit it."""
+    dataset, found = _text(facts.data, "dataset"), as_list(facts.data.get("dataset_rows"))
+    rows = tuple(row for row in found if isinstance(row, int))
+    fits = dataset and len(rows) == len(found) and all(0 <= row < len(rows) for row in _rows(facts))
+    return (dataset, rows) if fits else ("", ())
 
 
 def _location(value: Any) -> Location | None:

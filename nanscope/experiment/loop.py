@@ -20,6 +20,7 @@ from nanscope.experiment.data import Dataset
 from nanscope.experiment.evaluate import evaluate
 from nanscope.experiment.model import build_model, build_optimizer
 from nanscope.experiment.progress import OnProgress, Pace, Progress
+from nanscope.recording import drawn
 from nanscope.values import Epoch
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Training:
         self.step = 0
         self.epochs: list[Epoch] = []
         self._x, self._y = dataset.train_x.to(device), dataset.train_y.to(device)
+        self._dataset = f"{dataset.name} train"
         self._test_x, self._test_y = dataset.test_x.to(device), dataset.test_y.to(device)
         self._rows = case.rows(len(dataset.train_y))
         self._shuffler = torch.Generator().manual_seed(case.seed)
@@ -138,7 +140,9 @@ class Training:
     def _shuffled(self) -> tuple[Tensor, Tensor]:
         """The training part in a new order: one copy per epoch makes every batch a plain slice."""
         order = torch.randperm(len(self._y), generator=self._shuffler).to(self._y.device)
-        return self._x.index_select(0, order), self._y.index_select(0, order)
+        x, y = self._x.index_select(0, order), self._y.index_select(0, order)
+        drawn.note(x, order, self._dataset)
+        return x, y
 
     def _update(self, x: Tensor, y: Tensor) -> None:
         self.optimizer.zero_grad()

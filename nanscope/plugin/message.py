@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nanscope.numbers import count, number
 from nanscope.plugin.failure import Failure
+from nanscope.samples import in_dataset
 from nanscope.values import Cause, Origin
 
 MOST_LINES = 25
@@ -78,7 +79,9 @@ def _operands(origin: Origin) -> Iterator[list[str]]:
         yield [f"{'element':<{LABEL}}{list(origin.element.index)} from {values}"]
     if origin.samples:
         rows = ", ".join(map(str, origin.samples[:8])) + (", ..." if len(origin.samples) > 8 else "")
-        yield [f"{'sample':<{LABEL}}row {rows} of the batch"]
+        drawn = origin.dataset_rows and [origin.dataset_rows[row] for row in origin.samples]
+        where = f": {in_dataset(origin.dataset, drawn)}" if drawn else ""
+        yield [f"{'sample':<{LABEL}}row {rows} of the batch{where}"[:WIDTH]]
 
 
 def _cause(cause: Cause) -> Iterator[list[str]]:

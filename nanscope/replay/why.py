@@ -16,6 +16,7 @@ from nanscope.numbers import count, number
 from nanscope.replay.cases import Case
 from nanscope.replay.stops import Stop
 from nanscope.run import Run
+from nanscope.samples import told_samples
 from nanscope.values import Finding, Link, Origin, Remedy, plain
 
 ROLE = 11  # cells of the words before the operands
@@ -144,8 +145,9 @@ def _operands(born: Origin) -> Iterator[Paragraph]:
     if born.element and born.element.operands:
         values = ", ".join(number(value) for value in born.element.operands)
         yield Paragraph(f"{list(born.element.index)} from {values}", _role("element"))
-    if born.samples:
-        yield Paragraph(f"{', '.join(map(str, born.samples))} of the batch", _role("samples"), Tone.STRONG)
+    label, samples = told_samples(born)
+    if label:
+        yield Paragraph(samples, _role(label), Tone.STRONG)
 
 
 def _role(name: str) -> str:

@@ -14,6 +14,7 @@ from nanscope.replay.heat import heat_of, usual_of
 from nanscope.replay.place import Place
 from nanscope.replay.stats import STATS, recorded, sites_of
 from nanscope.reporters import svg
+from nanscope.samples import told_samples
 from nanscope.values import Link, Origin, Severity
 
 COLUMNS = 240
@@ -93,8 +94,9 @@ def _where(origin: Origin | None) -> Iterator[str]:
     if origin.element and origin.element.operands:
         values = ", ".join(map(number, origin.element.operands))
         rows.append(("element", str(list(origin.element.index)), f"from {values}"))
-    if origin.samples:
-        rows.append(("samples", ", ".join(map(str, origin.samples)), ""))
+    label, samples = told_samples(origin)
+    if label:
+        rows.append((label, samples, ""))
     yield _table(rows)
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from nanscope.growth import Growth
 from nanscope.numbers import count, number, score
 from nanscope.reporters._page import BAD, DIM, SEVERITY_WORDS, STRONG, STYLE_OF, Page, fit
+from nanscope.samples import told_samples
 from nanscope.values import Link, Origin, Remedy, Verdict
 from nanscope.view import LOSS_ROWS, Overview, View
 
@@ -87,8 +88,9 @@ def _operation(page: Page, origin: Origin) -> None:
     if origin.element and origin.element.operands:
         values = ", ".join(number(value) for value in origin.element.operands)
         page.block(f"    {'element':<10} ", f"{list(origin.element.index)} from {values}")
-    if origin.samples:
-        page.block(f"    {'samples':<10} ", ", ".join(map(str, origin.samples)))
+    label, samples = told_samples(origin)
+    if label:
+        page.block(f"    {label:<10} ", samples)
 
 
 def _growth(page: Page, growth: Growth | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nanscope.recording import processes
+from nanscope.recording import drawn, processes
 from nanscope.recording.finite import is_finite
 from nanscope.recording.rewind.batch import Batch, batch_of
 from nanscope.recording.rewind.counters import Counters, Values
@@ -21,6 +21,7 @@ from nanscope.recording.rewind.rerun import Rerun
 from nanscope.recording.rewind.tape import Program
 
 MOST_ROWS = 64
+MOST_DRAWN = 1_024  # rows of a batch whose places in the data set are told
 ALIKE = 1e-3  # relative difference of two losses of the same step
 CHECKED = ("forward", "loss", "backward")  # phases in which a sample can be to blame
 
@@ -161,7 +162,8 @@ class Inquiry:
             data |= self._samples(data, program, state, batch)
         self._put(state)
         self._keep(program)
-        return Answer("origin", program.number, data | self._about(program, data) | {"axis": batch.axis})
+        data |= self._about(program, data) | {"axis": batch.axis} | _drawn(program, batch)
+        return Answer("origin", program.number, data)
 
     def _samples(
         self, data: Mapping[str, Any], program: Program, state: State, batch: Batch
@@ -242,6 +244,12 @@ class Inquiry:
         if excuse := self._excuse(program):
             return self._none(excuse)
         return Answer("not-reproduced", self._noticed, {"differs": [what]})
+
+
+def _drawn(program: Program, batch: Batch) -> dict[str, Any]:
+    """Which rows of which data set the batch is made of, if that is certain."""
+    found = drawn.rows_of(program.inputs, batch.rows, batch.axis) if batch.rows <= MOST_DRAWN else None
+    return {} if found is None else {"dataset": found[0], "dataset_rows": found[1]}
 
 
 def clear_gradients(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

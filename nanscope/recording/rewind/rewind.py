@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nanscope.recording import backward, calls, processes
+from nanscope.recording import backward, calls, drawn, processes
 from nanscope.recording.calls import Watcher
 from nanscope.recording.compiled import is_transformed
 from nanscope.recording.finite import is_finite
@@ -92,6 +92,7 @@ class Rewinder:
         self.number = 0
         self.done = False
         self.attach()
+        drawn.watch(self)
         self._listener.turn_on(Differentiable())  # only the first step shows if it is needed
 
     def attach(self) -> None:
@@ -390,6 +391,7 @@ class Rewinder:
         """Keep nothing more."""
         self.done = True
         self.detach()
+        drawn.unwatch(self)
         self._program = self._call = self._course = self._brief = self._update = None
         self._shapes.clear()
         self._memory.clear()

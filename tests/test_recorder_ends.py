@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import nanscope
 from nanscope.errors import UsageError
-from nanscope.recording.measure import Gauge
+from nanscope.recording.waiting import Waiting
 
 Parts = tuple[nn.Module, torch.optim.Optimizer]
 
@@ -93,13 +93,13 @@ def test_the_training_s_exception_is_not_replaced(
 ) -> None:
     """Measuring what is left fails, too, as after a device error: the file is closed all the same."""
 
-    def fail(_: Gauge, **__: bool) -> None:
+    def fail(_: Waiting, **__: bool) -> None:
         raise RuntimeError("device-side assert")
 
     def train() -> None:
         with nanscope.record(*training, tmp_path / "run.h5"):
             step(training)
-            monkeypatch.setattr(Gauge, "measure", fail)
+            monkeypatch.setattr(Waiting, "measure", fail)
             step(training)
             raise SilentError
 
@@ -127,9 +127,9 @@ def test_an_interrupt_while_norms_are_taken_loses_no_step(
     tmp_path: Path, training: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the midst of measuring: the steps that waited are measured when the block is left."""
-    norms, calls = Gauge._norms, iter([True])
+    norms, calls = Waiting._norms, iter([True])
 
-    def interrupted(gauge: Gauge, readings: list[object]) -> object:
+    def interrupted(gauge: Waiting, readings: list[object]) -> object:
         for _ in calls:
             raise KeyboardInterrupt
         return norms(gauge, readings)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_an_interrupt_while_norms_are_taken_loses_no_step(
         with nanscope.record(*training, tmp_path / "run.h5") as recorder:
             for _ in range(30):
                 step(training)
-            monkeypatch.setattr(Gauge, "_norms", interrupted)
+            monkeypatch.setattr(Waiting, "_norms", interrupted)
             recorder.latest()
 
     with pytest.raises(KeyboardInterrupt):

@@ -14,10 +14,10 @@ import numpy as np
 
 from nanscope.recording.alert import Alert
 from nanscope.recording.arena import ROWS
-from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.rows import Rows, Step
 from nanscope.recording.sink import Sink
+from nanscope.recording.waiting import Waiting
 from nanscope.run import Column, Floats, is_nonfinite
 from nanscope.values import Kind, Phase, Site
 
@@ -65,10 +65,10 @@ class Ledger:
     """
 
     def __init__(
-        self, places: Places, sites: tuple[Site, ...], layout: Layout, gauge: Gauge, sink: Sink
+        self, places: Places, sites: tuple[Site, ...], layout: Layout, readings: Waiting, sink: Sink
     ) -> None:
         self._sites = sites
-        self._gauge = gauge
+        self._readings = readings
         self._harmful = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.WEIGHT)]
         self._backward = [i for i, site in enumerate(sites) if site.kind in (Kind.GRAD, Kind.GRAD_OUTPUT)]
         self._layout = layout
@@ -111,7 +111,7 @@ class Ledger:
         if not steps:
             return
         with np.errstate(all="ignore"):  # NaN and inf are what this is about; some users make warnings errors
-            self._gauge.measure(wait=wait)
+            self._readings.measure(wait=wait)
             rows = self._rows.build(steps)
             totals = np.nan_to_num(rows[:, : len(self._sites)].astype(np.float64), posinf=math.inf).sum(
                 axis=1

@@ -32,9 +32,10 @@ from nanscope.recording.compiled import Hidden, unwrapped
 from nanscope.recording.environment import environment, structure
 from nanscope.recording.finite import is_finite
 from nanscope.recording.ledger import Latest, Ledger, Trouble
-from nanscope.recording.measure import Gauge, Reading
+from nanscope.recording.measure import Gauge
 from nanscope.recording.places import Layout, Places, plain
 from nanscope.recording.probes import Probes
+from nanscope.recording.reading import Reading
 from nanscope.recording.registrations import Registrations
 from nanscope.recording.rewind.rewind import Rewinder
 from nanscope.recording.rewind.tape import Program
@@ -46,6 +47,8 @@ from nanscope.recording.sink import TROUBLES, KeepRun, Sink
 from nanscope.recording.state import capture, room_for
 from nanscope.recording.travelling import Travelling
 from nanscope.recording.updates import ByHand, Updates
+from nanscope.recording.waiting import Waiting
+from nanscope.recording.weights import Weights
 from nanscope.run import Header
 from nanscope.store.snapshots.writer import SnapshotRoom
 from nanscope.values import Epoch
@@ -158,7 +161,9 @@ class Recorder:
         return self
 
     def _attach(self) -> None:
-        self._gauge = Gauge(self._places)
+        self._readings = Waiting(self._places)
+        self._gauge = Gauge(self._places, self._readings)
+        self._weights = Weights(self._places)
         self._probes = Probes(
             self._model,
             self._places,
@@ -491,7 +496,7 @@ class Recorder:
         if not self._looks:
             self._looks = self._wants_look()
             if self._looks:
-                self._gauge.remember()
+                self._weights.remember()
 
     def _concerns(self, optimizer: Optimizer) -> bool:
         return self._updates.concerns(optimizer)
@@ -544,7 +549,8 @@ class Recorder:
         if self._scalers.seen:
             step.told = Travelling(self._scalers.take() | ({} if step.scale is None else {SCALE: step.scale}))
         if self._wants_look() if self._looks is None else self._looks:
-            step.weights = self._gauge.weights()
+            step.weights = self._weights.reading()
+            self._readings.add(step.weights)
         self._looks = None
         self._rewinder.end_step()
         self._ledger.end(step)
@@ -586,7 +592,7 @@ class Recorder:
         elif before.columns != layout.columns:
             self._sink.change(self._header(layout))
             self._sink.event("changed", self.steps, modules=list(self._places.modules))
-        self._ledger = Ledger(self._places, sites, layout, self._gauge, self._sink)
+        self._ledger = Ledger(self._places, sites, layout, self._readings, self._sink)
         if before is not None:
             self._ledger.follow(before)
 

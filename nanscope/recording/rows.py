@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanscope.recording import stats
-from nanscope.recording.measure import Reading
 from nanscope.recording.places import Layout, Places
 from nanscope.recording.plan import Plan
+from nanscope.recording.reading import Reading
 from nanscope.recording.scaling import Number, scaled_positions, unscale
 from nanscope.recording.travelling import Travelling
 from nanscope.run import MISSING, Floats

@@ -43,11 +43,12 @@ class Series(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A series with its colour; one of a lane is in focus."""
+    """A series with its colour; one of a lane is in focus. A hidden one only has its part in the scale."""
 
     series: Series
     colour: int
     focus: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def lane(traces: Sequence[Trace], height: int, width: int, look: Look) -> tuple[
     """Series, each with `width * look.dots` columns, in cells of shape (height, width)."""
     scale = scale_of([t.series.low for t in traces], [t.series.high for t in traces], linear=look.linear)
     cells = Cells.blank(height, width)
-    for trace in sorted(traces, key=lambda each: each.focus):
+    for trace in sorted((each for each in traces if not each.hidden), key=lambda each: each.focus):
         if trace.focus:
             _band(cells, trace, scale, look)
         _line(cells, trace, scale, look)

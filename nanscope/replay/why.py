@@ -59,6 +59,7 @@ def paragraphs(case: Case, branches: Branches | None = None) -> list[Paragraph]:
     parts = (
         ("WHERE", _where(case)),
         ("WHY", _causes(case)),
+        ("OPERANDS", _operands(case.diagnosis.origin)),
         ("TRY", _remedies(case)),
         ("CHECK A FIX", _check(case)),
         ("NOT KNOWN", [Paragraph(each, "  ") for each in case.diagnosis.unknowns]),
@@ -118,7 +119,9 @@ def _where(case: Case) -> list[Paragraph]:
     if born.op is None:
         return [at, *_unwatched(case.run)]
     place = f" at {born.location} in {born.location.function}" if born.location else ""
-    return [at, Paragraph(f"{born.op}{place}", tone=Tone.BAD), *_operands(born)]
+    label, samples = told_samples(born)
+    made_of = [Paragraph(samples, _role(label), Tone.STRONG)] if label else []
+    return [at, Paragraph(f"{born.op}{place}", tone=Tone.BAD), *made_of]
 
 
 def _unwatched(run: Run) -> Iterator[Paragraph]:
@@ -132,7 +135,12 @@ def _unwatched(run: Run) -> Iterator[Paragraph]:
     )
 
 
-def _operands(born: Origin) -> Iterator[Paragraph]:
+def _operands(born: Origin | None) -> list[Paragraph]:
+    """The numbers behind it: on a small screen they stand below the cause that they prove."""
+    return [] if born is None or born.op is None else list(_numbers(born))
+
+
+def _numbers(born: Origin) -> Iterator[Paragraph]:
     for operand in born.operands:
         extra = {"NaN": operand.nan, "inf": operand.inf, "zero": operand.zeros}
         told = "".join(f", {count(many)} {word}" for word, many in extra.items() if many)
@@ -145,9 +153,6 @@ def _operands(born: Origin) -> Iterator[Paragraph]:
     if born.element and born.element.operands:
         values = ", ".join(number(value) for value in born.element.operands)
         yield Paragraph(f"{list(born.element.index)} from {values}", _role("element"))
-    label, samples = told_samples(born)
-    if label:
-        yield Paragraph(samples, _role(label), Tone.STRONG)
 
 
 def _role(name: str) -> str:

@@ -80,7 +80,7 @@ def test_causes_remedies_and_gaps() -> None:
 def test_what_to_do_stands_before_how_it_came() -> None:
     """Sections come in the order in which a reader needs them."""
     titles = [line for line in told(KNOWN) if line.isupper()]
-    assert titles == ["WHERE", "WHY", "TRY", "CHECK A FIX", "NOT KNOWN", "TRAIL"]
+    assert titles == ["WHERE", "WHY", "OPERANDS", "TRY", "CHECK A FIX", "NOT KNOWN", "TRAIL"]
 
 
 def test_the_trail_is_a_tree() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,14 +14,15 @@ from nanscope.replay.cases import Case
 from nanscope.replay.place import EVENTS
 from nanscope.replay.stats import STATS
 from nanscope.tui.frame import DRAWN, PANES, draw
+from nanscope.tui.panes.chrome import steps
 from nanscope.tui.panes.layer import largest
 from nanscope.tui.panes.loss import margin
 from nanscope.tui.panes.overview import overview_of
-from nanscope.tui.scene import Desk, Scene
+from nanscope.tui.scene import Desk, Scene, colour_of
 from nanscope.values import Epoch, Kind, Site
 from tests.builders import make_run
 from tests.replay.story import BIRTH
-from tests.tui.scenes import BATCHES, alone, of, scene, told, whole
+from tests.tui.scenes import BATCHES, alone, case_of, of, scene, told, whole
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (120, 36), (80, 24)])
@@ -50,7 +53,7 @@ def test_the_overview_of_a_run_as_text() -> None:
     shown = overview_of(case.run, case.diagnosis)
     assert shown is not None
     assert shown.stat == "output norm"
-    assert "a column is 1.2k steps" in shown.aside
+    assert "a column is 1,200 steps" in shown.aside
     sites = case.sites(Kind.OUTPUT, "l2")
     assert len(shown.rows) == len(sites)
     for (_, digits), site in zip(shown.rows, sites, strict=True):
@@ -62,6 +65,79 @@ def test_the_overview_of_a_run_as_text() -> None:
             if digit != "x":
                 decades = np.clip(np.log10(part.max() / usual), 0, 9)
                 assert int(digit.replace(".", "0")) == pytest.approx(decades, abs=1.1)
+
+
+@pytest.mark.parametrize("rows", [1, 49, 50, 51, 377, 1_000])
+def test_a_column_of_the_overview_is_a_whole_number_of_steps(rows: int) -> None:
+    """What is said of a column holds for each but the last: one spike is where it has to be."""
+    norms = np.ones(rows)
+    norms[-1] = np.nan
+    case = of(Desk((case_of(make_run(outputs={"fc": norms}, loss=np.ones(rows))),), ((),))).case
+    shown = overview_of(case.run, case.diagnosis)
+    assert shown is not None
+    every = -(-rows // 50)
+    assert f"a column is {f'{every} steps' if every > 1 else 'a step'}" in shown.aside
+    digits = shown.rows[0][1]
+    assert (len(digits), digits.index("x")) == (-(-rows // every), (rows - 1) // every)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [(1.0, "1 step"), (1.5, "1 or 2 steps"), (8.0, "8 steps"), (7.54, "7 or 8 steps"), (754.6, "755 steps"),
+     (4096.0, "4.1k steps")],
+)  # fmt: skip
+def test_how_many_steps_a_column_has(rows: float, words: str) -> None:
+    """No fraction of a step."""
+    assert steps(rows) == words
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 36), (80, 24)])
+def test_each_case_is_compared_in_a_lane_of_its_own(width: int, height: int) -> None:
+    """No line of another case stands in it; all of them have one scale."""
+    shown = scene(row=BIRTH, screen=2)
+    drawn = draw(shown, height, width).cells
+    codes = np.vectorize(ord)(drawn.glyphs)
+    dotted = (codes > 0x2800) & (codes < 0x2900)
+    tall = (height - 9) // 3
+    for number in range(3):
+        place = np.s_[:, 40 * number : 40 * number + 39]
+        if width < 120:
+            place = np.s_[5 + number * tall : 5 + (number + 1) * tall, :]
+        assert dotted[place].any()
+        assert set(drawn.fore[place][dotted[place]].tolist()) == {colour_of(number)}
+
+
+@pytest.mark.parametrize("height", range(20, 60))
+def test_the_lanes_of_a_layer_fill_the_screen(height: int) -> None:
+    """As many rows each, but for one more; none is left empty below them."""
+    shown = scene(row=BIRTH, module="fc2", screen=3)
+    lines = DRAWN["layer"](shown, height, 60).lines()
+    heads = [row for row, line in enumerate(lines) if any(f" {s.name} " in line for s in STATS.values())]
+    heads = [row for row in heads if not lines[row].lstrip().startswith("not recorded")]
+    foot = height - any("not recorded" in line for line in lines)
+    sizes = np.diff([*heads, foot])
+    assert sizes.max() - sizes.min() <= 1 or sizes.min() == 3
+
+
+def test_the_first_cause_is_told_on_a_small_screen() -> None:
+    """At 80x24, with no key pressed: what happened where, the cause and why it is the cause."""
+    shown = scene(row=BIRTH, screen=5)
+    cause = shown.case.diagnosis.causes[0]
+    lines = [line.strip() for line in draw(shown, 24, 80).cells.lines()]
+    assert f"1 {cause.id}" in lines
+    assert " ".join(cause.why.split()[:8]) in " ".join(lines)
+
+
+def test_the_samples_of_the_bad_step_stand_beside_the_predictions() -> None:
+    """At that step; at others nothing is known of them."""
+    case = told(1)
+    born = case.diagnosis.origin
+    assert born is not None
+    known = replace(case.diagnosis, origin=replace(born, dataset="digits train", dataset_rows=(1019,)))
+    desk = Desk((replace(case, diagnosis=known),), ((),))
+    at, before = (draw(of(desk, 0, row, screen=4), 36, 120).cells.lines() for row in (BIRTH, BIRTH - 1))
+    assert "batch digits train[1019]" in "".join(at)
+    assert "digits train" not in "".join(before)
 
 
 def test_the_overview_of_many_layers_is_short() -> None:

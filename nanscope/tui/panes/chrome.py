@@ -18,6 +18,7 @@ from nanscope.tui.scene import Scene, colour_of
 from nanscope.values import Kind, Severity
 
 LABEL = 9
+ROUGH = 100  # from here on one more or less makes no difference
 SHORT = {"Next event": "Event", "First NaN": "NaN", "Run to break": "Run", "Go to": "Goto"}
 """Words of the footer where there is little room."""
 TABS = ("1Over", "2Cmp", "3Lay", "4Pred", "5Why", "6Raw")
@@ -136,6 +137,19 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def steps(rows: float) -> str:
+    """How many steps a column has, as they are counted: `8 steps`, `7 or 8 steps`, `4.1k steps`."""
+    return "1 step" if rows == 1 else f"{span(rows)} steps"
+
+
+def span(value: float) -> str:
+    """A number of things of which some have one more than others; of many, about how many."""
+    whole = int(value)
+    if value == whole or value >= ROUGH:
+        return short(round(value))
+    return f"{whole} or {whole + 1}"
 
 
 def verdict(scene: Scene, height: int, width: int) -> Cells:

@@ -11,7 +11,7 @@ from nanscope.numbers import score
 from nanscope.raster.cells import Cells, fit, fit_end
 from nanscope.raster.heat import columns_per_cell, heat
 from nanscope.raster.lane import LABELS, Look, Trace, labels, lane
-from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, RULE, STRONG, TEXT, mix
+from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, RULE, STRONG, TEXT
 from nanscope.replay.columns import Columns
 from nanscope.replay.compare import Stretch, edges_at, parting, standing, stretch_of
 from nanscope.replay.heat import heat_of
@@ -29,7 +29,6 @@ STACKED = 100
 """Below this width the cases stand one above the other."""
 NARROWEST = 26  # cells of a column; with more cases than fit they are stacked as well
 TALLEST = 12  # rows of a lane in a column
-FAINT = 0.55  # how far the other cases of a lane fade
 
 
 def compare(scene: Scene, height: int, width: int) -> Cells:
@@ -140,7 +139,7 @@ def _read(scene: Scene, number: int, columns: int) -> Columns:
 
 
 def _lane(scene: Scene, number: int, height: int, width: int, left: int) -> Cells:
-    """The loss of one case in front of the others, from a column on: one scale for all lanes."""
+    """The loss of one case, from a column on, on the scale of all: lanes are read side by side."""
     cells, case, room = Cells.blank(height, width), scene.desk.cases[number], width - left
     if not case.run.has(None, "loss"):
         cells.write(0, 1, "the loss was not recorded", DIM)
@@ -149,8 +148,8 @@ def _lane(scene: Scene, number: int, height: int, width: int, left: int) -> Cell
     for other, its in enumerate(scene.desk.cases):
         if its.run.has(None, "loss"):
             mine = other == number
-            colour = colour_of(other) if mine else mix(colour_of(other), 0x14171C, FAINT)
-            traces.append(Trace(_read(scene, other, room * look.dots), colour, mine))
+            series = _read(scene, other, room * look.dots)
+            traces.append(Trace(series, colour_of(other), focus=mine, hidden=not mine))
     drawn, scale = lane(traces, height, room, look)
     _mark_bad(scene, drawn, next(trace.series.bad for trace in traces if trace.focus), look)
     cells.put(0, left - LABELS, labels(scale, height))

@@ -13,6 +13,7 @@ from nanscope.replay.stats import STATS, Stat, at_module
 from nanscope.tui.scene import Scene, colour_of
 from nanscope.values import Site
 
+LOWEST = 3  # rows of a lane with its title
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38, "float64": 1.7977e308}
 """Finite numbers of each dtype, see IEEE 754; bfloat16 has the exponent of float32 and 8 bits."""
 
@@ -24,13 +25,16 @@ def layer(scene: Scene, height: int, width: int) -> Cells:
     found = [(stat, site) for stat in STATS.values() if (site := at_module(scene.case, stat.name, module))]
     missing = [stat.name for stat in STATS.values() if at_module(scene.case, stat.name, module) is None]
     cells.write(0, 1, fit(f"layer {scene.glyphs.here} {module or 'model'}", width - 2), STRONG, bold=True)
-    each = max(3, (height - 2) // max(1, len(found)))
+    room = height - 1 - bool(missing)
+    each, more = divmod(room, max(1, len(found)))
+    each, more = (each, more) if each >= LOWEST else (LOWEST, 0)
     row = 1
-    for stat, site in found:
-        if row + 2 >= height:
+    for number, (stat, site) in enumerate(found):
+        rows = each + (number < more)
+        if row + rows > 1 + room:
             break
-        cells.put(row, 0, _lane(scene, stat, site, each, width))
-        row += each
+        cells.put(row, 0, _lane(scene, stat, site, rows, width))
+        row += rows
     if missing:
         text = f"not recorded for this layer: {', '.join(missing)}"
         cells.write(height - 1, 1, fit_end(text, width - 1), DIM)

@@ -10,7 +10,7 @@ from nanscope.raster.heat import rail
 from nanscope.raster.lane import LABELS, Trace, labels, lane
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG
 from nanscope.replay.readout import worded
-from nanscope.tui.panes.chrome import short
+from nanscope.tui.panes.chrome import span, steps
 from nanscope.tui.panes.heatmap import names_width
 from nanscope.tui.scene import Scene, colour_of
 
@@ -58,7 +58,7 @@ def _title(cells: Cells, scene: Scene, *, over: bool, under: bool, alone: bool) 
     column = cells.write(0, 1, "loss", STRONG, bold=True)
     rows = place.width / max(1, cells.width - margin(scene, cells.width) - 1)
     kind = "linear y" if place.linear else "log y"
-    step = f"1 col = {short(rows)} steps" if rows >= 1 else f"1 step = {1 / rows:.1f} cols"
+    step = f"1 col = {steps(rows)}" if rows >= 1 else f"1 step = {span(1 / rows)} cols"
     clipped = f" {glyphs.up}" * over + f" {glyphs.down}" * under
     column = cells.write(0, column + 2, f"{kind}, {step}{clipped}", DIM) + 2
     for number, case in enumerate(scene.desk.cases):

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nanscope.numbers import count
 from nanscope.raster.heat import heat
 from nanscope.raster.lane import Look
 from nanscope.raster.palette import Graph
 from nanscope.replay.cases import Case
-from nanscope.replay.columns import edges_of
+from nanscope.replay.columns import Edges
 from nanscope.replay.heat import Heat, heat_of, usual_of
 from nanscope.replay.stats import DEFAULT, STATS, recorded, sites_of
 from nanscope.run import Run
-from nanscope.tui.panes.chrome import short
 from nanscope.tui.panes.heatmap import short_name
 from nanscope.values import Diagnosis
 from nanscope.view import Overview
@@ -34,18 +34,21 @@ def overview_of(run: Run, diagnosis: Diagnosis) -> Overview | None:
     if not names or not case.rows:
         return None
     stat = DEFAULT if DEFAULT in names else names[0]
-    columns = min(COLUMNS, case.rows)
+    every = -(-case.rows // COLUMNS)  # steps of a column, the last of which may have fewer
+    columns = -(-case.rows // every)
+    starts = np.arange(columns, dtype=np.int64) * every
+    edges = Edges(starts, np.minimum(starts + every, case.rows))
     sites = sites_of(case, stat)
-    found = heat_of(case, sites, stat, edges_of(0, case.rows, columns), usual_of(case, stat))
+    found = heat_of(case, sites, stat, edges, usual_of(case, stat))
     digits = heat(found.values, found.bad, Look(Graph.ASCII), of_shares=STATS[stat].is_share).lines()
     shown = np.sort(_worst(found)[:LAYERS])
     rows = tuple(
         (short_name(case, sites[at].name), f"{digits[at]:<{columns}}".replace("X", "x")) for at in shown
     )
     many = f"; {LAYERS} of {len(sites)} layers" if len(sites) > LAYERS else ""
-    every = f"a column is {short(case.rows / columns)} steps" if case.rows > columns else "a column is a step"
+    column = f"a column is {f'{count(every)} steps' if every > 1 else 'a step'}"
     return Overview(
-        stat, f"{'tenths' if STATS[stat].is_share else 'decades above usual'}; {every}{many}", rows
+        stat, f"{'tenths' if STATS[stat].is_share else 'decades above usual'}; {column}{many}", rows
     )
 
 

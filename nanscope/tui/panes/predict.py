@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from nanscope.detectors.nan_predictions import class_names
 from nanscope.numbers import count, score
 from nanscope.raster.bars import cell_width, class_bars, label_width, matrix
-from nanscope.raster.cells import Cells
+from nanscope.raster.cells import Cells, fit_end
 from nanscope.raster.heat import columns_per_cell, heat
 from nanscope.raster.palette import BAD_BACK, BAD_FORE, DIM, STRONG, TEXT
 from nanscope.replay.readout import worded
+from nanscope.samples import told_samples
 from nanscope.tui.scene import Scene
 from nanscope.values import Epoch
 
@@ -44,6 +45,7 @@ def classes(scene: Scene, height: int, width: int) -> Cells:
     cells.write(0, column + 2, f"last {count(min(LAST, scene.place.row + 1))} steps", DIM)
     values = recent(scene)
     nans = _nan_rows(scene)
+    label, samples = _made_of(scene)
     true = scene.case.run.header.config.get("label_counts") or ()
     against = tuple(true) if isinstance(true, list | tuple) and len(true) == len(values) else ()
     cells.put(
@@ -52,7 +54,16 @@ def classes(scene: Scene, height: int, width: int) -> Cells:
     if nans:
         text = f" {count(nans)} of them: argmax of NaN "
         cells.write(height - 1, 1, text, BAD_FORE, BAD_BACK, bold=True)
+    if label and height > len(values) + 3:
+        cells.write(height - 1 - bool(nans), 1, fit_end(f"{label} {samples}", width - 2), TEXT)
     return cells
+
+
+def _made_of(scene: Scene) -> tuple[str, str]:
+    """At the bad step: which samples of the data set it was made of, see `told_samples`."""
+    born, row = scene.case.diagnosis.origin, scene.place.row
+    here = born is not None and born.dataset_rows and scene.case.step(row) == born.step
+    return told_samples(born) if born is not None and here else ("", "")
 
 
 def _told(cells: Cells, text: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanscope.errors import NotRecordedError, UsageError
 from nanscope.run import Column, Floats, Run, is_missing
@@ -71,8 +72,9 @@ def select(
                 f"nothing in {run.name} is called {pattern}", f"see nanscope info {run.name}"
             )
     chosen = [(i, c) for i, c in named if not patterns or any(_fits(c, pattern) for pattern in patterns)]
-    start = 0 if first is None else int(np.searchsorted(run.steps, first))
-    stop = len(run) if end is None else int(np.searchsorted(run.steps, end))
+    steps_of = np.maximum.accumulate(run.steps)  # those of a damaged file may have gaps
+    start = 0 if first is None else int(np.searchsorted(steps_of, first))
+    stop = len(run) if end is None else int(np.searchsorted(steps_of, end))
     if start >= stop and len(run):
         ends = f"{run.steps[0]} to {run.steps[-1]}"
         raise UsageError(f"{run.name} has no such step", f"its steps are {ends}")
@@ -91,9 +93,9 @@ def write_csv(run: Run, selection: Selection, out: IO[bytes], report: Report) ->
     """
     out.write(_header_line(selection.names))
     for start, stop in _windows(selection, _CSV_VALUES):
-        steps, times = run.source.steps(start, stop).tolist(), run.source.times(start, stop).tolist()
+        steps, times = _known(run.source.steps(start, stop)), _known(run.source.times(start, stop))
         texts = [_texts(run.source.column(index, start, stop)) for index in selection.columns]
-        cells = zip(map(str, steps), map(str, times), *texts, strict=True)
+        cells = zip(map(_cell, steps), map(_cell, times), *texts, strict=True)
         out.write("".join(",".join(row) + "\n" for row in cells).encode())
         report(stop - selection.start, selection.stop - selection.start)
 
@@ -111,7 +113,10 @@ def write_parquet(run: Run, selection: Selection, out: IO[bytes], report: Report
     schema = arrow.schema(fields + [(name, arrow.float32()) for name in selection.names])
     with parquet.ParquetWriter(out, schema) as writer:
         for start, stop in _windows(selection, _PARQUET_VALUES):
-            arrays = [arrow.array(run.source.steps(start, stop)), arrow.array(run.source.times(start, stop))]
+            arrays = [
+                arrow.array(_known(run.source.steps(start, stop)), arrow.int64()),
+                arrow.array(_known(run.source.times(start, stop)), arrow.float64()),
+            ]
             for index in selection.columns:
                 values = run.source.column(index, start, stop)
                 arrays.append(arrow.array(values, mask=is_missing(values)))
@@ -134,9 +139,11 @@ def write_tensorboard(run: Run, selection: Selection, out: IO[bytes], report: Re
     writer.write(event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
     tags = _unique([_name(run.header.columns[index], "/") for index in selection.columns])
     for start, stop in _windows(selection, _CSV_VALUES):
-        steps, times = run.source.steps(start, stop).tolist(), run.source.times(start, stop).tolist()
+        steps, times = _known(run.source.steps(start, stop)), _known(run.source.times(start, stop))
         columns = [run.source.column(index, start, stop) for index in selection.columns]
         for row, (step, time) in enumerate(zip(steps, times, strict=True)):
+            if step is None or time is None:
+                continue  # a point needs both
             one = event.Event(wall_time=began + time, step=step)
             _put_scalars(one.summary, tags, np.array([column[row] for column in columns], np.float32))
             writer.write(one.SerializeToString())
@@ -182,6 +189,15 @@ def _windows(selection: Selection, values: int) -> Iterator[tuple[int, int]]:
     rows = max(64, values // (2 + len(selection.columns)))
     for start in range(selection.start, selection.stop, rows):
         yield start, min(start + rows, selection.stop)
+
+
+def _known(values: NDArray[np.int64] | NDArray[np.float64]) -> list[Any]:
+    """Steps or times; None where a damaged file does not tell them."""
+    return [value if value >= 0 else None for value in values.tolist()]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _texts(values: Floats) -> list[str]:

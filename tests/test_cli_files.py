@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 
@@ -160,11 +161,41 @@ def test_verify_says_sound_and_damaged(folder: Path, command: Command) -> None:
     done = command("verify", "run.h5")
     assert (done.returncode, done.stderr) == (3, "")
     assert "steps 640 to 703: the checksum of their values is wrong" in done.stdout
-    assert done.stdout.splitlines()[-1] == "nanscope export run.h5 -o rescued.csv"
+    assert done.stdout.splitlines()[-1] == "nanscope export run.h5 --rescue -o rescued.csv"
     done = command("verify", "run.h5", "--format", "json")
     (found,) = json.loads(done.stdout)["runs"]
     assert (done.returncode, found["sound"], found["state"]) == (3, False, "finished")
     assert found["checked"]["steps"] == ROWS
+
+
+@pytest.mark.parametrize("what", ["step", "time", "columns"])
+def test_what_is_left_of_a_damaged_compacted_run(folder: Path, command: Command, what: str) -> None:
+    """The command that `verify` prints works: one damaged chunk costs its own cells, and that is said."""
+    assert command("compact", "run.h5").returncode == 0
+    whole = list(csv.reader(io.StringIO(command("export", "run.h5").stdout)))
+    with h5py.File(folder / "run.h5") as file:
+        offset, size, _ = file[f"chunks/{what}"][0, 0].tolist()
+    with (folder / "run.h5").open("r+b") as file:
+        file.seek(offset + size // 2)
+        file.write(b"\x55" * 8)
+    found = command("verify", "run.h5")
+    assert found.returncode == 3
+    assert command("export", "run.h5", "-o", "x.csv").returncode == 3
+    words = found.stdout.splitlines()[-1].split()
+    done = command(*words[1:])
+    assert done.returncode == 0
+    assert "1 damaged piece of run.h5 could not be read" in done.stderr
+    rescued = list(csv.reader(io.StringIO((folder / "rescued.csv").read_text(encoding="utf-8"))))
+    column = ["step", "time", "columns"].index(what)
+    gone = [row[column] == "" != was[column] for row, was in zip(rescued, whole, strict=True)]
+    assert 0 < sum(gone) < len(whole)
+    for row, was, is_gone in zip(rescued, whole, gone, strict=True):
+        assert row == ([*was[:column], "", *was[column + 1 :]] if is_gone else was)
+
+
+def test_a_sound_run_is_rescued_as_it_is(command: Command) -> None:
+    """With nothing damaged there is nothing to be said."""
+    assert command("export", "run.h5", "--rescue") == command("export", "run.h5")
 
 
 def test_compact_makes_it_smaller_and_keeps_it(command: Command) -> None:

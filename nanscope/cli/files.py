@@ -14,7 +14,7 @@ import click
 
 from nanscope.cli.options import complain, format_option, run_argument, runs_argument
 from nanscope.cli.output import force_option, new_file
-from nanscope.errors import NanscopeError, UsageError
+from nanscope.errors import NanscopeError, RunFileError, UsageError
 
 if TYPE_CHECKING:  # importing it for real would load h5py
     from nanscope.store.compaction.compact import Compaction
@@ -140,6 +140,10 @@ def _each(runs: Sequence[Path], look: Callable[[Path], T]) -> tuple[list[T], int
     help="Only the steps from A on and before B; either may be left out.",
 )  # fmt: skip
 @force_option
+@click.option(
+    "--rescue", is_flag=True,
+    help="Of a damaged run whatever can be read; what cannot be is left empty, and counted.",
+)  # fmt: skip
 def export(
     run: Path,
     *,
@@ -148,6 +152,7 @@ def export(
     patterns: tuple[str, ...],
     steps: tuple[int | None, int | None],
     force: bool,
+    rescue: bool,
 ) -> None:
     """Write RUN as a table: a row per step, a column per series; what was not measured is left empty.
 
@@ -166,15 +171,35 @@ def export(
     recorded, folder = open_run(run), output
     if form == "tensorboard" and output is not None:
         output = event_file(recorded, output)
-    selection = select(recorded, patterns, steps)
-    with _destination(output, form, force=force) as out, Bar(recorded.name, sys.stderr) as show:
-        WRITERS[form](recorded, selection, out, show)
+    with _readable(run, rescue=rescue):
+        selection = select(recorded, patterns, steps)
+        with _destination(output, form, force=force) as out, Bar(recorded.name, sys.stderr) as show:
+            WRITERS[form](recorded, selection, out, show)
     if output is not None:
         table = (
             f"{count(selection.stop - selection.start)} steps, {count(2 + len(selection.columns))} columns"
         )
         click.echo(f"{table}, {size(output.stat().st_size)}: {output}")
         click.echo(f"\n{_next(form, run, folder)}")
+
+
+@contextlib.contextmanager
+def _readable(run: Path, *, rescue: bool) -> Iterator[None]:
+    """What is damaged is passed over and told, if that is asked for; else the error says how."""
+    from nanscope.numbers import count  # noqa: PLC0415 - with what needs it
+    from nanscope.store.compaction.chunks import rescued  # noqa: PLC0415 - loads numpy
+
+    if not rescue:
+        try:
+            yield
+        except RunFileError as error:
+            raise RunFileError(error.message, f"nanscope export {shlex.quote(str(run))} --rescue") from error
+        return
+    with rescued() as damaged:
+        yield
+    if damaged:
+        many = f"{count(len(damaged))} damaged piece{'s' * (len(damaged) > 1)}"
+        complain(f"{many} of {run} could not be read: what they held is left empty")
 
 
 @contextlib.contextmanager

@@ -38,6 +38,6 @@ def _one(page: Page, found: Verification) -> None:
 def _command(found: Sequence[Verification]) -> str:
     damaged = [each for each in found if each.problems]
     if damaged:  # save what can be read
-        return f"nanscope export {shlex.quote(damaged[0].name)} -o rescued.csv"
+        return f"nanscope export {shlex.quote(damaged[0].name)} --rescue -o rescued.csv"
     names = " ".join(shlex.quote(each.name) for each in found)
     return f"nanscope {'diagnose' if len(found) == 1 else 'compare'} {names}"

@@ -11,6 +11,9 @@ import threading
 import weakref
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +27,25 @@ from nanscope.store.compaction.codec import unpack
 ABSENT = (2**64 - 1, 0, 0)
 """What stands for a chunk that is all MISSING; zeros would pass for a hole in a damaged file."""
 
+Damaged = set[tuple[str, int, int]]
+"""Chunks by dataset, series and number."""
+_rescue: ContextVar[Damaged | None] = ContextVar("rescue", default=None)
+UNREAD = {"step": -1, "time": float("nan")}
+"""What stands for a number that cannot be read; MISSING in all other datasets."""
+
 CACHE_BYTES = 16 << 20
 MANY = 8  # chunks from which telling the system beforehand pays
+
+
+@contextmanager
+def rescued() -> Iterator[Damaged]:
+    """A block in which a damaged chunk reads as `UNREAD`, not as an error; gives those that were met."""
+    damaged: Damaged = set()
+    token = _rescue.set(damaged)
+    try:
+        yield damaged
+    finally:
+        _rescue.reset(token)
 
 
 def chunk_crc(data: bytes, name: str, series: int, number: int) -> int:
@@ -163,10 +183,21 @@ class Chunked:
         if chunk is None:
             chunk = np.empty((self.planes, self.chunk), self.dtype)
             self._load(series, number, entry, chunk)
-            self.cache.put(key, chunk)
+            if key not in (_rescue.get() or ()):  # to who does not rescue it is an error again
+                self.cache.put(key, chunk)
         return chunk
 
     def _load(self, series: int, number: int, entry: list[int], out: NDArray[Any]) -> None:
+        try:
+            self._fetch(series, number, entry, out)
+        except RunFileError:
+            damaged = _rescue.get()
+            if damaged is None:
+                raise
+            damaged.add((self.name, series, number))
+            out[:] = UNREAD.get(self.name, MISSING)
+
+    def _fetch(self, series: int, number: int, entry: list[int], out: NDArray[Any]) -> None:
         offset, size, crc = entry
         if tuple(entry) == ABSENT and self.name == "columns":
             out[:] = MISSING

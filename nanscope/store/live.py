@@ -64,6 +64,7 @@ class LiveFile:
         self._held = 0  # rows in memory that others follow at once: they do not count yet
         self._done = 0  # rows whose block is written or given up
         self._freed = 0  # rows whose place in the ring may be taken: their block is on the disk itself
+        self._stored = 0  # rows up to the end of the last block that was written
         self._durable_blocks = 0
         self._synced = -1, -1  # rows written and done when the disk was last waited for
         self._event_bytes = 0
@@ -288,7 +289,9 @@ class LiveFile:
         if clock.monotonic() < self._retry_at:
             return False
         written = self._attempt(lambda: self._put_block(number))
-        if not written:
+        if written:
+            self._stored = (number + 1) * self.layout.block
+        else:
             self._retry_at = clock.monotonic() + RETRY_SECONDS
         return written
 
@@ -306,7 +309,7 @@ class LiveFile:
             rows=min(self._written, self.rows),
             blocks=self._done // self.layout.block,
             durable_blocks=self._durable_blocks,
-            lost_rows=self._lost_rows,
+            lost_rows=self._lost_rows + (self._never_written if state else 0),
             lost_events=self._lost_events,
             heartbeat=clock.time(),
             pid=os.getpid(),
@@ -314,6 +317,11 @@ class LiveFile:
             state=state,
         )
         self._regions.write("live/head", pack_head(head), self._sequence % 2 * HEAD_SLOT)
+
+    @property
+    def _never_written(self) -> int:
+        """Rows at the end that are only in memory: once the file is closed they are lost."""
+        return max(0, self.rows - max(self._written, self._stored))
 
     def _sync(self) -> None:
         written, done = self._written, self._done

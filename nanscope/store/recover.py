@@ -28,6 +28,7 @@ from nanscope.store.tail import is_whole, read_ring, settled, sound_rows
 
 THINNED, UNREADABLE = -1, -2
 CHECKED_BYTES = 8 << 30  # of blocks that no head vouches for, so that a hostile file cannot take forever
+_ADVICE = ": the next run needs a disk with more room, or a faster one"
 STALE_SECONDS = 10.0  # without a heartbeat, ten times as long as the writer takes for one
 
 
@@ -181,7 +182,7 @@ def _losses(head: Head | None, last: int, missing: int) -> list[str]:
     sentences = {
         f"{missing:,} steps could not be written and are missing": missing,
         f"the last {behind:,} steps are unreadable": behind,
-        f"{head.lost_rows:,} steps found no room and were not recorded": head.lost_rows,
+        f"{head.lost_rows:,} steps found no room and were not recorded{_ADVICE}": head.lost_rows,
         f"{head.lost_events:,} events found no room and were not recorded": head.lost_events,
     }
     return [sentence for sentence, count in sentences.items() if count > 0]

@@ -65,6 +65,15 @@ path = Path(sys.argv[1])
 writer = RunWriter.create(path, header(2), layout=layout(2))
 if sys.argv[2] == "limit":  # what is reserved can be written, nothing beyond it
     resource.setrlimit(resource.RLIMIT_FSIZE, (writer._live._regions.offsets["live/index"],) * 2)
+if sys.argv[2] == "ring":  # from the second row on there is room for the head and the events only
+    append_pattern(writer, 0, 1, 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer._live._regions.offsets["live/ring"],) * 2)
+    append_pattern(writer, 1, 3 * RING, 2)
+    writer.close()
+    from nanscope.store.reader import open_run
+    run = open_run(path)
+    print(len(run), *run.lost)
+    sys.exit()
 if sys.argv[2] == "tmpfs":
     with open(path.with_name("filler"), "wb", buffering=0) as filler:
         try:
@@ -105,6 +114,15 @@ def test_a_file_size_limit(tmp_path: Path) -> None:
     done = run_on_full_disk(sys.executable, "-c", FULL_DISK, str(tmp_path / "run.h5"), "limit")
     assert "File too large" in done.stderr
     assert done.stdout.split(maxsplit=3) == ["finished", str(RING), str(3 * RING - 1), "still here\n"]
+
+
+def test_rows_that_not_even_the_ring_took(tmp_path: Path) -> None:
+    """The file says how many: a run cut short by the disk must not pass for a whole one."""
+    done = run_on_full_disk(sys.executable, "-c", FULL_DISK, str(tmp_path / "run.h5"), "ring")
+    kept, lost, *words = done.stdout.split()
+    assert int(kept) >= 1
+    assert int(kept) + int(lost.replace(",", "")) == 3 * RING
+    assert "more room" in " ".join(words)
 
 
 def test_a_full_tmpfs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from nanscope.facts import STATES
 from nanscope.numbers import count, duration, score, size
 from nanscope.reporters._page import CALM, DIM, STRONG, WARN, Page
+from nanscope.run import Header
 from nanscope.store.about import About, FileFacts
 
 LABEL_CELLS = 13
@@ -46,8 +47,7 @@ def _run(page: Page, about: About) -> None:
         f"{_moment(run.header.created)} on {about.host} with nanscope {about.files[0].writer}",
     )
     _row(page, "Config", _pairs(run.header.config) or "none was recorded")
-    environment = {k: v for k, v in run.header.environment.items() if k not in _UNTOLD}
-    _row(page, "Environment", _pairs(environment) or "none was recorded")
+    _row(page, "Environment", _pairs(_environment(run.header)) or "none was recorded")
     _row(page, "Commit", str(run.header.environment.get("git_commit") or "not known"))
     _row(page, "Command", _command(run.header.environment.get("argv")))
     _row(page, "Model", f"{count(facts['modules'])} modules, {count(facts['parameters'])} parameters")
@@ -84,6 +84,13 @@ def _steps(facts: Mapping[str, Any]) -> str:
 
 def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _environment(header: Header) -> dict[str, Any]:
+    """What is told of the environment: torch's own seed only where no other decides the training."""
+    told = {key: value for key, value in header.environment.items() if key not in _UNTOLD}
+    seed = {"torch seed": told.pop("seed")} if "seed" in told else {}
+    return told if "seed" in header.config else told | seed
 
 
 def _pairs(settings: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,15 @@ def test_a_model_that_somebody_made_up() -> None:
     text = told(Path("run.h5"))
     assert "\x1b" not in text
     assert len(text) < 5000
+
+
+@pytest.mark.parametrize(("config", "shown"), [({"seed": 7}, "seed 7"), ({}, "torch seed 12345")])
+def test_one_seed_is_told(config: dict[str, Any], shown: str) -> None:
+    """The one that decides the training; torch's own, by that name, where the settings have none."""
+    header_of = Header((Column(None, "loss"),), config, {"seed": 12345, "device": "cpu"}, ())
+    writer = RunWriter.create(Path("run.h5"), header_of, layout=layout(1))
+    writer.append(0, 0.0, np.zeros(1, np.float32))
+    writer.close()
+    text = told(Path("run.h5"))
+    assert shown in text
+    assert text.count("seed") == 1

@@ -271,6 +271,20 @@ def test_rows_that_are_not_there(run_file: Path) -> None:
     assert any(problem.startswith("place 5 in the ring") for problem in problems)
 
 
+def test_a_small_file_that_declares_a_huge_run(tmp_path: Path) -> None:
+    """A head that claims 2^18 blocks of which none is there: verify tells the first and stops."""
+    path, blocks = tmp_path / "run.h5", 1 << 18
+    sizes = Layout(3, BLOCK, RING, blocks, 4)
+    RunWriter.create(path, Header(COLUMNS), layout=sizes).close()
+    head = pack_head(Head(9, blocks * BLOCK, blocks, blocks, state=1))
+    for slot in (0, HEAD_SLOT):
+        overwrite(path, "live/head", slot, np.frombuffer(head, np.uint8))
+    found = verified(path)
+    assert found.problems[-1].endswith("more problems")
+    (looked,) = (note for note in found.notes if "were looked at" in note)
+    assert int(looked.split()[4].replace(",", "")) < 2500
+
+
 def test_libhdf5_must_find_the_same_chunks(compact_file: Path) -> None:
     """A chunk that somebody wrote anew with h5py lies elsewhere; the file's own list does not know."""
     with h5py.File(compact_file, "r+") as file:

@@ -44,6 +44,11 @@ class Tally:
         else:
             self._more += 1
 
+    @property
+    def found(self) -> int:
+        """How many problems there are, told or not."""
+        return len(self.problems) + self._more
+
     def note(self, sentence: str) -> None:
         """Something is good to know."""
         self.notes.append(self._prefix + sentence)

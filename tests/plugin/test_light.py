@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, Optimizer
 import nanscope
 from nanscope.plugin.watch import Watch
 from nanscope.recording.sink import KeepRun
+from nanscope.recording.updates import ByHand
 from nanscope.values import Origin
 
 STEPS = 12
@@ -272,3 +273,16 @@ def test_a_policy_asked_many_times(tmp_path: Path) -> None:
     (origin,) = _seen(run, tmp_path / "run.h5", "trouble")
     assert isinstance(origin, Origin)
     assert (origin.step, origin.op, origin.phase) == (25, "log", "loss")
+
+
+def test_parameters_are_not_copied_where_an_optimizer_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first update nobody knows whether there is one; from then on a look would be for nothing."""
+    looked: list[int] = []
+    monkeypatch.setattr(ByHand, "remember", lambda _self, parameters: looked.append(len(list(parameters))))
+    watch = Watch(tmp_path / "run.h5", "trouble")
+    watch.begin()
+    _train(-1, "")
+    assert watch.end() == ([], [])
+    assert len(looked) == 1

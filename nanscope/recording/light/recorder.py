@@ -118,7 +118,8 @@ class LightRecorder(Recorder):
         self._norms, self._is_bad = norms, bad
         self._backwards += 1
         self._step.scale = self._scale
-        self._by_hand.remember(parameters)
+        if self._by_hand.wanted:
+            self._by_hand.remember(parameters)
         if bad:
             self._tell_state()
         suspect = bad and not (self._scale is not None and loss is not None and math.isfinite(loss))

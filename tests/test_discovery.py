@@ -34,7 +34,7 @@ def nothing_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_compacting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are not made smaller here: it would take longer than the trainings."""
-    monkeypatch.setattr("nanscope.recording.sink.compact_at_close", lambda _path: None)
+    monkeypatch.setattr("nanscope.store.compaction.compact.compact_at_close", lambda _path: None)
 
 
 @pytest.fixture

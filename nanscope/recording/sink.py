@@ -9,17 +9,18 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanscope.errors import RunFileExistsError, UsageError
 from nanscope.run import Floats, Header
-from nanscope.store.compaction.compact import compact_at_close
 from nanscope.store.layout import DEFAULT_BUDGET
-from nanscope.store.snapshots.slots import Piece
-from nanscope.store.snapshots.writer import SnapshotRoom
-from nanscope.store.writer import RunWriter
 from nanscope.values import Epoch
 from nanscope.warn import warn
+
+if TYPE_CHECKING:  # to load the store takes as long as a short test, and most tests leave no file
+    from nanscope.store.snapshots.slots import Piece
+    from nanscope.store.snapshots.writer import SnapshotRoom
+    from nanscope.store.writer import RunWriter
 
 KeepRun = Literal["always", "trained", "trouble"]
 """Which runs leave a file: every one, those with a step, those in which something turned non-finite."""
@@ -134,6 +135,9 @@ class Sink:
             self._put(call, *args, **kwargs)
 
     def _create(self, header: Header, room: SnapshotRoom | None) -> None:
+        from nanscope.store.compaction import compact  # noqa: F401, PLC0415 - at the end it may be too late to load
+        from nanscope.store.writer import RunWriter  # noqa: PLC0415 - loads h5py; only those who leave a file
+
         if os.getpid() != self._pid:  # forked before there was a file: the name is the parent's
             self._wanted = self._wanted.with_stem(f"{self._wanted.stem}.fork{os.getpid()}")
         while self._writer is None and self._usable:
@@ -211,6 +215,8 @@ class Sink:
         if self._waits:
             self._usable, self._log = False, []
         if self._writer is not None:
+            from nanscope.store.compaction.compact import compact_at_close  # noqa: PLC0415 - loaded by now
+
             self._writer.close(state)
             compact_at_close(self._writer.location)
 

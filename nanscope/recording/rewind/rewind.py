@@ -25,7 +25,6 @@ from nanscope.recording.finite import is_finite
 from nanscope.recording.quiet import loud
 from nanscope.recording.rewind import bypass
 from nanscope.recording.rewind.frames import is_at, trace
-from nanscope.recording.rewind.further import Further
 from nanscope.recording.rewind.inquiry import Answer, Inquiry, Keep, is_harmed
 from nanscope.recording.rewind.keeper import room
 from nanscope.recording.rewind.listener import Differentiable, Listener
@@ -466,6 +465,8 @@ class Rewinder:
         sound = [s for s in sound if any(p.number >= s.number for p in steps)]
         if not sound:
             return
+        from nanscope.recording.rewind.further import Further  # noqa: PLC0415 - only where something was born
+
         further = Further(self._model, self._optimizers, sound, steps)
         if (fields := further.sharpness()) is not None:
             self._tell("sharpness", fields.pop("batch_of"), **fields)

@@ -15,8 +15,9 @@ from torch.optim import SGD, Adam
 
 import nanscope
 from nanscope.recording import calls
+from nanscope.recording.base import recording
 from nanscope.recording.discovery import MOST, Call, Discovery
-from nanscope.recording.recorder import Recorder, recording
+from nanscope.recording.recorder import Recorder
 
 Make = Callable[..., Discovery]
 

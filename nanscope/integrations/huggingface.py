@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanscope.integrations.training import FILE, Training, checked, framework
-from nanscope.recording.recorder import OnNonfinite
+from nanscope.recording.base import OnNonfinite
 
 _transformers = framework("huggingface", "transformers")
 _Callback: Any = _transformers.TrainerCallback

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanscope.integrations.training import FILE, Training, checked, framework
-from nanscope.recording.recorder import OnNonfinite
+from nanscope.recording.base import OnNonfinite
 
 _lightning = framework("lightning", "lightning.pytorch", "pytorch_lightning")
 _Callback: Any = _lightning.Callback

@@ -12,9 +12,9 @@ from torch import nn
 
 from nanscope.diagnosis import diagnose
 from nanscope.errors import NanscopeError, NonFiniteError
+from nanscope.recording.base import OnNonfinite
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.record import record
-from nanscope.recording.recorder import OnNonfinite
 from nanscope.store.reader import open_run
 from nanscope.values import Verdict
 

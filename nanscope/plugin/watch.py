@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from nanscope.plugin.sighting import Sighting
 from nanscope.plugin.strays import Strays, all_finite, kinds_of
+from nanscope.recording.base import BaseRecorder, recording
 from nanscope.recording.discovery import Call, Discovery, Found
 from nanscope.recording.glance import Fields, glance
 from nanscope.recording.light.recorder import LightRecorder, record_lightly
 from nanscope.recording.record import record
-from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.sink import KeepRun
 
 MOST_GLANCES = 4  # calls that are executed again in one phase
@@ -86,14 +86,14 @@ class Watch:
 
     # -- models ---------------------------------------------------------------------------------------
 
-    def _open(self, model: nn.Module) -> Recorder | None:
+    def _open(self, model: nn.Module) -> BaseRecorder | None:
         if _is_sick(model):
             return None
         if self._keep == "trouble":
             return record_lightly(model, self._path)
         return record(model, None, self._path, keep_run=self._keep)
 
-    def _close(self, recorder: Recorder) -> None:
+    def _close(self, recorder: BaseRecorder) -> None:
         """The last look, before its run file is finished."""
         if recorder.is_active and recorder.is_under_way:  # gradients that no optimizer has taken count, too
             if isinstance(recorder, LightRecorder):
@@ -159,7 +159,7 @@ def _is_sick(model: nn.Module) -> bool:
     return _sick.get(id(model)) is model and not all_finite([*model.parameters(), *model.buffers()])
 
 
-def _broken_state(recorder: Recorder) -> str:
+def _broken_state(recorder: BaseRecorder) -> str:
     """What an optimizer keeps of a parameter and is not finite, in words; empty if nothing."""
     names = {id(parameter): name for name, parameter in recorder.model.named_parameters()}
     for optimizer in recorder.optimizers:

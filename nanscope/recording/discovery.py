@@ -41,10 +41,10 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as every_optimizer
 
 from nanscope.recording import calls, forgetting
+from nanscope.recording.base import BaseRecorder, recording
 from nanscope.recording.calls import Leave
 from nanscope.recording.compiled import is_transformed, unwrapped
 from nanscope.recording.ledger import Trouble
-from nanscope.recording.recorder import Recorder, recording
 from nanscope.recording.rewind.frames import Trace, trace
 from nanscope.recording.rewind.listener import Listener, hush, hush_forgetting, rest, wake
 from nanscope.recording.rewind.tape import Event
@@ -65,7 +65,7 @@ class Call:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    recorder: Recorder | None
+    recorder: BaseRecorder | None
     came: Trace
     rng: Tensor
 
@@ -91,9 +91,9 @@ class Found:
     scaled: bool
 
 
-Open = Callable[[nn.Module], Recorder | None]
+Open = Callable[[nn.Module], BaseRecorder | None]
 Look = Callable[[Call, Any], None]
-Closing = Callable[[Recorder], None]
+Closing = Callable[[BaseRecorder], None]
 Name = Callable[[nn.Module], str]
 
 
@@ -120,10 +120,10 @@ class Discovery:
     ) -> None:
         self._make, self._look, self._closing, self._name = open, look, closing, name
         self._decided: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
-        self._recorders: dict[int, Recorder] = {}  # by id of the model; the last one was called last
-        self._theirs: weakref.WeakKeyDictionary[Recorder, set[int]] = weakref.WeakKeyDictionary()
-        self._backwards: weakref.WeakKeyDictionary[Recorder, int] = weakref.WeakKeyDictionary()
-        self._asleep: weakref.WeakSet[Recorder] = weakref.WeakSet()
+        self._recorders: dict[int, BaseRecorder] = {}  # by id of the model; the last one was called last
+        self._theirs: weakref.WeakKeyDictionary[BaseRecorder, set[int]] = weakref.WeakKeyDictionary()
+        self._backwards: weakref.WeakKeyDictionary[BaseRecorder, int] = weakref.WeakKeyDictionary()
+        self._asleep: weakref.WeakSet[BaseRecorder] = weakref.WeakSet()
         self._muted: list[tuple[Listener, list[Event] | None]] = []
         self._stepping: Optimizer | None = None
         self.found: list[Found] = []
@@ -152,7 +152,7 @@ class Discovery:
         return stopped
 
     @property
-    def recorders(self) -> tuple[Recorder, ...]:
+    def recorders(self) -> tuple[BaseRecorder, ...]:
         """Those that are open, the one that was called last at the end."""
         return tuple(self._recorders.values())
 
@@ -175,7 +175,7 @@ class Discovery:
         call = Call(module, args, kwargs, recorder, came, rng)
         return lambda _args, output: look(call, output)
 
-    def _is_training(self, recorder: Recorder) -> bool:
+    def _is_training(self, recorder: BaseRecorder) -> bool:
         """Whether a backward pass followed the last call."""
         before = self._backwards.get(recorder, 0)
         self._backwards[recorder] = recorder.backwards
@@ -201,7 +201,7 @@ class Discovery:
             self._open(model)
         return True
 
-    def _wake(self, recorder: Recorder) -> None:
+    def _wake(self, recorder: BaseRecorder) -> None:
         if recorder in self._asleep:
             self._asleep.discard(recorder)
             if recorder.is_active:
@@ -259,7 +259,7 @@ class Discovery:
 
     # -- leaving --------------------------------------------------------------------------------------
 
-    def _leave(self, recorder: Recorder, *raised: Any) -> bool:
+    def _leave(self, recorder: BaseRecorder, *raised: Any) -> bool:
         """Close it and say what became of it."""
         self._recorders.pop(id(recorder.model), None)
         if self._closing is not None:

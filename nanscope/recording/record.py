@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nanscope.errors import UsageError
-from nanscope.recording.recorder import OnNonfinite, Recorder
+from nanscope.recording.base import OnNonfinite
+from nanscope.recording.recorder import Recorder
 from nanscope.recording.sink import KeepRun
 from nanscope.store.journal import to_json
 from nanscope.store.layout import DEFAULT_BUDGET

@@ -16,7 +16,29 @@ from torch import Tensor
 
 LONGEST = 512  # positions of a sequence; the products are of as many squared
 
+MOST_STEPS = 128  # whose norms are kept
+
 Doubles = NDArray[np.float64]
+
+
+class Samples:
+    """The norms of the last steps that were looked at closely.
+
+    Attributes:
+        kept: by step, oldest first; each of shape (samples,).
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Doubles] = {}
+
+    def weigh(self, step: int, factors: Iterable[tuple[Tensor, Tensor]], rows: int) -> Doubles | None:
+        """Take and keep the norms of one step, see `sample_norms`."""
+        norms = sample_norms(factors, rows)
+        if norms is not None:
+            self.kept[step] = norms
+            if len(self.kept) > MOST_STEPS:
+                del self.kept[next(iter(self.kept))]
+        return norms
 
 
 @torch.no_grad()

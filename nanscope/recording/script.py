@@ -18,9 +18,10 @@ from typing import Any, get_args
 
 from torch import nn
 
+from nanscope.recording.base import OnNonfinite
 from nanscope.recording.discovery import Discovery, Found
 from nanscope.recording.record import record
-from nanscope.recording.recorder import OnNonfinite, Recorder
+from nanscope.recording.recorder import Recorder
 
 STOPPED = 1  # exit code of a script that was stopped at a non-finite value
 INTERRUPTED = -signal.SIGINT  # in the way of `subprocess`

@@ -18,15 +18,15 @@ from typing import Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nanscope.recording.base import BaseRecorder
 from nanscope.recording.ledger import Trouble
 from nanscope.recording.light.entrance import Entrance
 from nanscope.recording.light.history import Brief, History, row_of
 from nanscope.recording.light.look import Look, all_finite, exact, loss_of
 from nanscope.recording.places import Layout
-from nanscope.recording.recorder import Recorder
+from nanscope.recording.probes import Probes
 from nanscope.recording.rows import Step
 from nanscope.recording.scalars import ALWAYS
-from nanscope.recording.updates import Updates
 from nanscope.store.layout import DEFAULT_BUDGET
 from nanscope.values import Phase
 
@@ -51,7 +51,7 @@ def record_lightly(model: nn.Module, path: Path) -> LightRecorder:
     )
 
 
-class LightRecorder(Recorder):
+class LightRecorder(BaseRecorder):
     """Records the training in its `with` block; made by `record_lightly`."""
 
     def __enter__(self) -> Self:
@@ -64,16 +64,14 @@ class LightRecorder(Recorder):
         self._sink.open(lambda: self._header(self._layout()), self._room)
         return self
 
-    def _attach(self) -> None:
-        self._probes = Entrance(
+    def _watch_modules(self) -> Probes:
+        self._look = Look(self._places.parameters)
+        return Entrance(
             self._model, self._places, fail=self._step_aside, pause=self._pause, renew=self._renew
         )
-        if self._by_hand.wanted:
-            self._probes.before = self._end_step_by_hand
-        self._look = Look(self._places.parameters)
-        self._updates = Updates(
-            self._optimizers, self._places.parameters, self._guard(self._before_update), self._after_update
-        )
+
+    def _write_down(self, *, wait: bool = False) -> None:
+        """Steps wait in memory until the end, which tells whether they are wanted."""
 
     def _layout(self) -> Layout:
         return Layout.of(self._places, self._places.sites({}), ALWAYS)
@@ -130,10 +128,6 @@ class LightRecorder(Recorder):
             self._scale = None
             self._measure(())  # the gradients came by another way than backward()
         self._rewinder.begin_update(optimizer)
-
-    def _end_step_by_hand(self) -> None:
-        if self._losses and self._by_hand.stepped():
-            self._end_step()
 
     def leave_step(self) -> None:
         """The step under way is over, and no other follows: what was made in it has been looked at."""

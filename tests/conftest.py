@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 import pytest
 
@@ -12,6 +13,10 @@ from nanscope.store.guard.watched import WatchedFile
 # one per worker of xdist, and per program that a test starts: two workers on two cores that run two threads
 # each spend most of their time waiting for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell that starts the suite in the background has its programs ignore Ctrl-C, and those that they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
